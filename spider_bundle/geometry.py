@@ -1,0 +1,464 @@
+"""Views, projection matrices and output grids: the only room that knows trigonometry.
+
+Everything is in patient LPS millimetres with the isocentre of the examination as the origin. A
+radiograph is described by a :class:`View`; its 3x4 matrix maps homogeneous LPS points to (column,
+row) pixel coordinates with pixel centres at integers. That matrix is all that the projector and the
+network need, so the two can never disagree about the geometry.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+FloatArray = npt.NDArray[np.float64]
+
+LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+_LETTERS = {
+    "L": (1.0, 0.0, 0.0),
+    "R": (-1.0, 0.0, 0.0),
+    "P": (0.0, 1.0, 0.0),
+    "A": (0.0, -1.0, 0.0),
+    "H": (0.0, 0.0, 1.0),
+    "F": (0.0, 0.0, -1.0),
+}
+
+
+class ViewPosition(str, Enum):
+    """Direction of the beam through the patient, named as DICOM ViewPosition (0018,5101).
+
+    ``LL`` is the left lateral: left side at the detector, beam towards the patient's left.
+    """
+
+    AP = "AP"
+    PA = "PA"
+    LL = "LL"
+    RL = "RL"
+
+    @property
+    def beam(self) -> FloatArray:
+        """Unit vector of the nominal beam, source to detector, in LPS. Shape ``(3,)``."""
+        return orientation_vector({"AP": "P", "PA": "A", "LL": "L", "RL": "R"}[self.value])
+
+    @property
+    def is_frontal(self) -> bool:
+        """Whether this is a frontal view (AP or PA) and not a lateral one."""
+        return self in (ViewPosition.AP, ViewPosition.PA)
+
+    @property
+    def canonical_orientation(self) -> tuple[str, str]:
+        """PatientOrientation in which the network sees this view: columns, rows."""
+        return ("L", "F") if self.is_frontal else ("P", "F")
+
+
+def orientation_vector(letters: str) -> FloatArray:
+    """Unit LPS vector of a PatientOrientation value (DICOM C.7.6.1.1.1).
+
+    Args:
+        letters: One letter of ``LRPAHF``, or several for an oblique direction; only the first,
+            which is the dominant one, is used.
+
+    Returns:
+        Vector of shape ``(3,)``.
+
+    Raises:
+        ValueError: The value is empty or not made of these letters.
+    """
+    if not letters or any(letter not in _LETTERS for letter in letters):
+        raise ValueError(f"not a PatientOrientation value: {letters!r}")
+    return np.array(_LETTERS[letters[0]])
+
+
+def beam_agreement(orientation: Sequence[str], view: ViewPosition) -> int:
+    """How PatientOrientation agrees with the beam of a view.
+
+    Args:
+        orientation: Directions of increasing column and of increasing row, as in
+            PatientOrientation (0020,0020).
+        view: The view the image is said to show.
+
+    Returns:
+        +1 if the image is as seen from the source, -1 if it is as seen from the detector
+        (mirrored; both are usual), 0 if the two contradict each other.
+    """
+    normal = np.cross(orientation_vector(orientation[0]), orientation_vector(orientation[1]))
+    return round(float(normal @ view.beam))
+
+
+def rotation_about(axis: int, degrees: float) -> FloatArray:
+    """Right-handed rotation about a coordinate axis.
+
+    Args:
+        axis: 0, 1 or 2 for x, y or z.
+        degrees: Angle in degrees.
+
+    Returns:
+        Rotation matrix of shape ``(3, 3)``.
+    """
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    i, j = [(1, 2), (2, 0), (0, 1)][axis]
+    rotation = np.eye(3)
+    rotation[i, i] = rotation[j, j] = c
+    rotation[i, j], rotation[j, i] = -s, s
+    return rotation
+
+
+def positioner_rotation(primary: float, secondary: float = 0.0) -> FloatArray:
+    """Rotation of the beam of an XA positioner away from its zero position.
+
+    At zero the patient faces the detector (beam PA). Positive primary angles turn the detector
+    towards the patient's left, positive secondary angles towards the head (DICOM C.8.7.5.1.2).
+
+    Args:
+        primary: PositionerPrimaryAngle in degrees.
+        secondary: PositionerSecondaryAngle in degrees.
+
+    Returns:
+        Rotation matrix of shape ``(3, 3)``.
+    """
+    return rotation_about(2, primary) @ rotation_about(0, -secondary)
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole view: a point source and a flat detector.
+
+    Attributes:
+        source: Focal spot, LPS mm, shape ``(3,)``.
+        centre: Middle of the pixel array, i.e. of pixel ``((columns-1)/2, (rows-1)/2)``, LPS mm.
+        column_vector: Unit vector of increasing column index, LPS.
+        row_vector: Unit vector of increasing row index, LPS.
+        spacing: Pixel pitch at the detector in mm, ``(between rows, between columns)`` as in
+            ImagerPixelSpacing (0018,1164).
+        shape: ``(rows, columns)``.
+    """
+
+    source: FloatArray
+    centre: FloatArray
+    column_vector: FloatArray
+    row_vector: FloatArray
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+
+    @property
+    def origin(self) -> FloatArray:
+        """Centre of pixel (0, 0), LPS mm. Shape ``(3,)``."""
+        rows, columns = self.shape
+        return (
+            self.centre
+            - 0.5 * (columns - 1) * self.spacing[1] * self.column_vector
+            - 0.5 * (rows - 1) * self.spacing[0] * self.row_vector
+        )
+
+    @property
+    def beam(self) -> FloatArray:
+        """Unit normal of the detector that points away from the source. Shape ``(3,)``."""
+        normal = np.cross(self.column_vector, self.row_vector)
+        normal = normal / np.linalg.norm(normal)
+        return normal if normal @ (self.centre - self.source) > 0 else -normal
+
+    @property
+    def sdd(self) -> float:
+        """Distance from the source to the detector plane, mm."""
+        return float((self.centre - self.source) @ self.beam)
+
+    @property
+    def sod(self) -> float:
+        """Distance from the source to the plane of the isocentre (the origin), mm."""
+        return float(-self.source @ self.beam)
+
+    @property
+    def magnification(self) -> float:
+        """Magnification of a small object at the isocentre, SDD / SOD."""
+        return self.sdd / self.sod
+
+    @property
+    def matrix(self) -> FloatArray:
+        """Projection matrix of shape ``(3, 4)``: LPS mm to homogeneous (column, row) pixels.
+
+        The scale is chosen so that the third homogeneous coordinate is the depth divided by SDD.
+        """
+        pixel_to_ray = np.stack(
+            [
+                self.spacing[1] * self.column_vector,
+                self.spacing[0] * self.row_vector,
+                self.origin - self.source,
+            ],
+            axis=1,
+        )
+        inverse = np.linalg.inv(pixel_to_ray)
+        return np.concatenate([inverse, -inverse @ self.source[:, None]], axis=1)
+
+    def project(self, points: npt.ArrayLike) -> FloatArray:
+        """Project LPS points.
+
+        Args:
+            points: LPS mm, shape ``(..., 3)``.
+
+        Returns:
+            ``(column, row)`` pixel coordinates, shape ``(..., 2)``.
+        """
+        world = np.asarray(points, dtype=np.float64)
+        homogeneous = world @ self.matrix[:, :3].T + self.matrix[:, 3]
+        pixels: FloatArray = homogeneous[..., :2] / homogeneous[..., 2:]
+        return pixels
+
+    def pixel_position(self, pixels: npt.ArrayLike) -> FloatArray:
+        """Positions on the detector of (column, row) pixel coordinates.
+
+        Args:
+            pixels: Pixel coordinates, shape ``(..., 2)``.
+
+        Returns:
+            LPS mm, shape ``(..., 3)``.
+        """
+        grid = np.asarray(pixels, dtype=np.float64)
+        position: FloatArray = (
+            self.origin
+            + grid[..., :1] * self.spacing[1] * self.column_vector
+            + grid[..., 1:] * self.spacing[0] * self.row_vector
+        )
+        return position
+
+    def resampled(
+        self, spacing: tuple[float, float], shape: tuple[int, int], centre_pixel: npt.ArrayLike
+    ) -> View:
+        """The same radiograph on another pixel grid of the same detector plane.
+
+        Args:
+            spacing: New pitch at the detector in mm, ``(between rows, between columns)``.
+            shape: New ``(rows, columns)``.
+            centre_pixel: (column, row) in the present image of the new array's middle.
+        """
+        return replace(self, centre=self.pixel_position(centre_pixel), spacing=spacing, shape=shape)
+
+    def cropped(self, top: int, left: int, shape: tuple[int, int]) -> View:
+        """The view of ``image[top:top + rows, left:left + columns]``."""
+        middle = (left + (shape[1] - 1) / 2, top + (shape[0] - 1) / 2)
+        return self.resampled(self.spacing, shape, middle)
+
+    def flipped(self, columns: bool = False, rows: bool = False) -> View:
+        """The view of an image mirrored along its columns axis, its rows axis or both."""
+        return replace(
+            self,
+            column_vector=-self.column_vector if columns else self.column_vector,
+            row_vector=-self.row_vector if rows else self.row_vector,
+        )
+
+    def transposed(self) -> View:
+        """The view of the transposed image."""
+        return replace(
+            self,
+            column_vector=self.row_vector,
+            row_vector=self.column_vector,
+            spacing=(self.spacing[1], self.spacing[0]),
+            shape=(self.shape[1], self.shape[0]),
+        )
+
+    def canonical(self, pixel_size: float, size: int, view: ViewPosition) -> View:
+        """The square view in which the network sees this radiograph.
+
+        It is centred on the projected isocentre, oriented by
+        :attr:`ViewPosition.canonical_orientation` (row 0 most superior), with square pixels.
+
+        Args:
+            pixel_size: Pixel size at the isocentre, mm.
+            size: Number of rows and of columns.
+            view: Nominal view, which decides the orientation.
+        """
+        columns, rows = (orientation_vector(v) for v in view.canonical_orientation)
+        turned = self
+        if abs(turned.column_vector @ columns) < abs(turned.row_vector @ columns):
+            turned = turned.transposed()
+        turned = turned.flipped(
+            columns=bool(turned.column_vector @ columns < 0),
+            rows=bool(turned.row_vector @ rows < 0),
+        )
+        pitch = pixel_size * turned.magnification
+        return turned.resampled((pitch, pitch), (size, size), turned.project(np.zeros(3)))
+
+
+def isocentric_view(
+    view: ViewPosition,
+    *,
+    sod: float,
+    sdd: float,
+    spacing: tuple[float, float],
+    shape: tuple[int, int],
+    orientation: Sequence[str] | None = None,
+    rotation: npt.ArrayLike | None = None,
+    offset: tuple[float, float] = (0.0, 0.0),
+    principal_point: tuple[float, float] | None = None,
+) -> View:
+    """View whose central ray passes through, or a known offset beside, the isocentre.
+
+    Args:
+        view: Nominal direction of the beam.
+        sod: Distance from the source to the isocentre, mm.
+        sdd: Distance from the source to the detector, mm.
+        spacing: Pixel pitch at the detector, mm, ``(between rows, between columns)``.
+        shape: ``(rows, columns)``.
+        orientation: PatientOrientation of the image (directions of increasing column and of
+            increasing row); the canonical one if not given.
+        rotation: Rotation of source and detector together about the isocentre away from the
+            nominal view, shape ``(3, 3)``.
+        offset: Distance by which the central ray misses the isocentre along the detector's
+            ``(column, row)`` vectors, mm; source and detector move together.
+        principal_point: (column, row) pixel that the central ray meets; the middle of the array
+            if not given.
+
+    Raises:
+        ValueError: Distances not ordered ``0 < sod < sdd``, or an orientation that contradicts
+            the view.
+    """
+    if not 0 < sod < sdd:
+        raise ValueError(f"need 0 < SOD < SDD, got SOD {sod} and SDD {sdd}")
+    letters = view.canonical_orientation if orientation is None else orientation
+    if beam_agreement(letters, view) == 0:
+        raise ValueError(f"orientation {tuple(letters)} contradicts view {view.value}")
+    turn = np.eye(3) if rotation is None else np.asarray(rotation, dtype=np.float64)
+    beam = turn @ view.beam
+    column_vector = turn @ orientation_vector(letters[0])
+    row_vector = turn @ orientation_vector(letters[1])
+    shift = offset[0] * column_vector + offset[1] * row_vector
+    centre = (sdd - sod) * beam + shift
+    if principal_point is not None:
+        middle = ((shape[1] - 1) / 2, (shape[0] - 1) / 2)
+        centre = (
+            centre
+            + (middle[0] - principal_point[0]) * spacing[1] * column_vector
+            + (middle[1] - principal_point[1]) * spacing[0] * row_vector
+        )
+    return View(-sod * beam + shift, centre, column_vector, row_vector, spacing, shape)
+
+
+def angle_between(first: View, second: View) -> float:
+    """Angle between the beams of two views in degrees, 0 to 180."""
+    return math.degrees(math.acos(float(np.clip(first.beam @ second.beam, -1.0, 1.0))))
+
+
+def resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
+    """Pixel transform of resizing an image edge to edge.
+
+    Multiply a projection matrix from the left by it to get the matrix of the resized image.
+
+    Args:
+        old: ``(rows, columns)`` before.
+        new: ``(rows, columns)`` after.
+
+    Returns:
+        Homogeneous (column, row) transform of shape ``(3, 3)``.
+    """
+    row, column = new[0] / old[0], new[1] / old[1]
+    return np.array([[column, 0.0, (column - 1) / 2], [0.0, row, (row - 1) / 2], [0.0, 0.0, 1.0]])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular voxel grid whose tensors index (x, y, z) like arrays of a RAS NIfTI.
+
+    Attributes:
+        shape: Number of voxels ``(X, Y, Z)``.
+        affine: Voxel index to LPS mm, shape ``(4, 4)``.
+    """
+
+    shape: tuple[int, int, int]
+    affine: FloatArray
+
+    @classmethod
+    def centred(
+        cls, spacing: float | Sequence[float] = 2.0, shape: int | Sequence[int] = 128
+    ) -> Grid:
+        """Axis-aligned RAS grid whose index ``(n - 1) / 2`` is the isocentre.
+
+        Args:
+            spacing: Voxel size in mm, one value or ``(x, y, z)``.
+            shape: Number of voxels, one value or ``(X, Y, Z)``.
+
+        Raises:
+            ValueError: A spacing or a number of voxels is not positive.
+        """
+        step = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3)
+        counts = np.broadcast_to(np.asarray(shape), 3).astype(int)
+        if (step <= 0).any() or (counts <= 0).any():
+            raise ValueError(f"spacing and shape must be positive, got {spacing} and {shape}")
+        ras = np.diag([*step, 1.0])
+        ras[:3, 3] = -step * (counts - 1) / 2
+        return cls((int(counts[0]), int(counts[1]), int(counts[2])), LPS_TO_RAS @ ras)
+
+    @classmethod
+    def from_ras(cls, affine: npt.ArrayLike, shape: Sequence[int]) -> Grid:
+        """Grid of a NIfTI image, from its RAS affine ``(4, 4)`` and shape."""
+        x, y, z = (int(n) for n in shape)
+        return cls((x, y, z), LPS_TO_RAS @ np.asarray(affine, dtype=np.float64))
+
+    @property
+    def ras_affine(self) -> FloatArray:
+        """Voxel index to RAS mm, as NIfTI wants it. Shape ``(4, 4)``."""
+        return LPS_TO_RAS @ self.affine
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along the three axes, mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+    def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """LPS coordinates along each axis of an axis-aligned grid: ``(X,)``, ``(Y,)``, ``(Z,)``.
+
+        Raises:
+            ValueError: The grid is rotated against the patient axes.
+        """
+        linear = self.affine[:3, :3]
+        if not np.allclose(linear, np.diag(np.diag(linear))):
+            raise ValueError("the grid is not aligned with the patient axes")
+        x, y, z = (self.affine[i, 3] + linear[i, i] * np.arange(self.shape[i]) for i in range(3))
+        return x, y, z
+
+    def points(self) -> FloatArray:
+        """LPS mm of all voxel centres, shape ``(X, Y, Z, 3)``."""
+        index = np.stack(np.meshgrid(*(np.arange(n) for n in self.shape), indexing="ij"), axis=-1)
+        points: FloatArray = index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return points
+
+
+def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Project points on every view.
+
+    Args:
+        projection: Projection matrices, shape ``(B, V, 3, 4)``.
+        points: LPS mm, shape ``(B, P, 3)``.
+
+    Returns:
+        (column, row) pixel coordinates, shape ``(B, V, P, 2)``, dtype of ``points``. Points at or
+        behind the source are sent far outside the image.
+    """
+    matrix = projection.to(points)
+    homogeneous = torch.einsum("bvij,bpj->bvpi", matrix[..., :3], points) + matrix[..., None, :, 3]
+    depth = homogeneous[..., 2:]
+    pixels = homogeneous[..., :2] / depth.clamp_min(1e-6)
+    return torch.where(depth > 1e-6, pixels, torch.full_like(pixels, -1e6))
+
+
+def rays(projection: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Source and direction of the rays through pixels.
+
+    Args:
+        projection: Projection matrices, shape ``(..., 3, 4)``.
+        pixels: (column, row) coordinates, shape ``(P, 2)``.
+
+    Returns:
+        Source ``(..., 3)`` and vectors from the source to the pixels on the detector
+        ``(..., P, 3)``, both LPS mm.
+    """
+    inverse = torch.linalg.inv(projection[..., :3])
+    source = -(inverse @ projection[..., 3:])[..., 0]
+    homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1).to(inverse)
+    return source, torch.einsum("...ij,pj->...pi", inverse, homogeneous)
