@@ -441,7 +441,9 @@ def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tens
         behind the source are sent far outside the image.
     """
     matrix = projection.to(points)
-    homogeneous = torch.einsum("bvij,bpj->bvpi", matrix[..., :3], points) + matrix[..., None, :, 3]
+    # products and sums, not a matrix product: autocast must not round pixel coordinates
+    terms = matrix[:, :, None, :, :3] * points[:, None, :, None, :]
+    homogeneous = terms.sum(dim=-1) + matrix[:, :, None, :, 3]
     depth = homogeneous[..., 2:]
     pixels = homogeneous[..., :2] / depth.clamp_min(1e-6)
     return torch.where(depth > 1e-6, pixels, torch.full_like(pixels, -1e6))

@@ -1,0 +1,1 @@
+"""The CT edge: head cases with labels, for training and evaluation."""

@@ -1,0 +1,96 @@
+"""MONAI inferers: points for training, whole volumes in bounded memory for everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from spider_bundle.geometry import Grid
+from spider_bundle.precision import autocast
+
+
+class PointInferer(Inferer):
+    """Decode given points, in reduced precision where that pays.
+
+    Args:
+        precision: See :func:`spider_bundle.precision.autocast`.
+    """
+
+    def __init__(self, precision: str = "auto") -> None:
+        super().__init__()
+        self.precision = precision
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: nn.Module,
+        projection: torch.Tensor,
+        points: torch.Tensor,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Return the network's output ``(B, P, K + 1)`` at ``points`` ``(B, P, 3)`` (LPS mm)."""
+        with autocast(inputs.device, self.precision):
+            image = torch.Tensor.as_subclass(inputs, torch.Tensor)
+            return network(image, projection, points)
+
+
+class VolumeInferer(Inferer):
+    """Reconstruct whole grids from the geometry in the image's meta.
+
+    The meta of the input (a MetaTensor of shape ``(B, 2, H, W)``) carries ``projection``
+    ``(B, 2, 3, 4)``, and optionally the output grid as ``spatial_shape`` ``(B, 3)`` and
+    ``original_affine`` ``(B, 4, 4)`` (RAS), which must be the same for the whole batch.
+
+    Args:
+        spacing: Voxel size in mm of the grid where the meta names none.
+        shape: Its number of voxels.
+        chunk: Points decoded at a time; bounds the memory.
+        precision: See :func:`spider_bundle.precision.autocast`.
+    """
+
+    def __init__(
+        self,
+        spacing: float | Sequence[float] = 2.0,
+        shape: int | Sequence[int] = 128,
+        chunk: int = 131072,
+        precision: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.grid = Grid.centred(spacing, shape)
+        self.chunk = int(chunk)
+        self.precision = precision
+
+    def __call__(
+        self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        """Return logits and intensity, ``(B, K + 1, X, Y, Z)``.
+
+        Raises:
+            ValueError: The cases of the batch do not share one axis-aligned grid.
+        """
+        meta = getattr(inputs, "meta", {})
+        image = torch.Tensor.as_subclass(inputs, torch.Tensor)
+        projection = meta.get("projection")
+        if projection is None:
+            projection = network.nominal_projection
+        projection = torch.as_tensor(projection)
+        if projection.ndim == 3:
+            projection = projection[None].expand(image.shape[0], -1, -1, -1)
+        x, y, z = (torch.from_numpy(a).float() for a in self._grid(meta).axes())
+        with torch.no_grad(), autocast(image.device, self.precision):
+            maps = network.encode(image)
+            return network.decode_grid(maps, projection, x, y, z, self.chunk)
+
+    def _grid(self, meta: dict[str, Any]) -> Grid:
+        if "spatial_shape" not in meta or "original_affine" not in meta:
+            return self.grid
+        shape = np.asarray(meta["spatial_shape"]).reshape(-1, 3)
+        affine = np.asarray(meta["original_affine"], dtype=np.float64).reshape(-1, 4, 4)
+        if not (np.all(shape == shape[0]) and np.allclose(affine, affine[0])):
+            raise ValueError("all cases of a batch must share one output grid")
+        return Grid.from_ras(affine[0], shape[0])

@@ -1,0 +1,75 @@
+"""Files that appear under their name only when they are complete and on disk."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def sync(path: Path) -> None:
+    """Force a file's contents, or a folder's entries, to disk.
+
+    Args:
+        path: An existing file or folder.
+
+    Raises:
+        OSError: The path cannot be opened or written back.
+    """
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open folders, and journals their entries itself
+    # Windows flushes only handles that may write; folders open only for reading.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Force everything below a folder, and the folder itself, to disk.
+
+    Args:
+        folder: An existing folder.
+
+    Raises:
+        OSError: Something cannot be opened or written back.
+    """
+    for parent, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync(Path(parent, name))
+        sync(Path(parent))
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write a file under a temporary name and rename it when it is complete.
+
+    Yields a hidden path in the same folder with the same suffixes, which the body must create.
+    Afterwards the file is forced to disk and renamed over ``path``, so that a reader sees the old
+    file or the new one, never a part. On any exception the temporary file is removed and an
+    existing ``path`` stays as it was.
+
+    Args:
+        path: Final path; its folder must exist.
+
+    Yields:
+        The temporary path.
+
+    Raises:
+        FileNotFoundError: The body did not create the file.
+        OSError: The file cannot be written or renamed.
+    """
+    target = Path(path)
+    suffixes = "".join(target.suffixes)
+    stem = target.name[: len(target.name) - len(suffixes)]
+    temporary = target.with_name(f".{stem}-partial-{secrets.token_hex(8)}{suffixes}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(target.parent)

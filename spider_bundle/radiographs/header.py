@@ -1,0 +1,238 @@
+"""Open DICOM files safely and look their attributes up, whatever the kind of radiograph.
+
+Real files hold malformed values everywhere, so a value that does not parse counts as absent here
+and the checks further on name what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.filereader import read_file_meta_info
+
+from spider_bundle.radiographs.errors import CODES, Code, RadiographError, finding
+
+SECONDARY_CAPTURE = "SC"
+
+#: Accepted SOP classes (DICOM PS3.4 B.5) and the short names used in messages.
+SOP_CLASSES = {
+    "1.2.840.10008.5.1.4.1.1.1": "CR",
+    "1.2.840.10008.5.1.4.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.1.1.1": "DX",
+    "1.2.840.10008.5.1.4.1.1.12.1": "XA",
+    "1.2.840.10008.5.1.4.1.1.12.1.1": "Enhanced XA",
+    "1.2.840.10008.5.1.4.1.1.12.2": "XRF",
+    "1.2.840.10008.5.1.4.1.1.12.2.1": "Enhanced XRF",
+    "1.2.840.10008.5.1.4.1.1.7": SECONDARY_CAPTURE,
+    "1.2.840.10008.5.1.4.1.1.7.2": SECONDARY_CAPTURE,
+    "1.2.840.10008.5.1.4.1.1.7.3": SECONDARY_CAPTURE,
+}
+DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+
+
+@dataclass(frozen=True, repr=False)
+class Identifiers:
+    """What is needed to pair radiographs and must not be shown, so its repr hides all of it.
+
+    Attributes:
+        study: StudyInstanceUID.
+        instance: SOPInstanceUID.
+        patient: PatientID.
+        accession: AccessionNumber.
+        acquired: When the radiograph was taken, if stated.
+        frame_of_reference: FrameOfReferenceUID.
+    """
+
+    study: str
+    instance: str
+    patient: str
+    accession: str
+    acquired: datetime | None
+    frame_of_reference: str
+
+    def __repr__(self) -> str:
+        return "Identifiers(hidden)"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote attribute values, out of logs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:
+    """Read a DICOM file.
+
+    Args:
+        path: The file.
+        role: Role for findings.
+        pixels: Whether to read the pixel data too.
+
+    Raises:
+        RadiographError: E01 if it is not a DICOM image file, E02 if it is deflated.
+    """
+    try:
+        with quiet():
+            syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+            # A deflated data set of a few megabytes can inflate to more than the memory.
+            if syntax != _DEFLATED:
+                return pydicom.dcmread(path, stop_before_pixels=not pixels)
+    except Exception as error:
+        # pydicom raises nearly every kind of exception on damaged files.
+        found = finding(Code.E01, role, f"not a readable DICOM file ({type(error).__name__})")
+        raise RadiographError([found]) from None
+    found = finding(Code.E02, role, "deflated files are not accepted")
+    raise RadiographError([found])
+
+
+class Header:
+    """Attribute look-up in the frame's functional groups, the shared ones and the data set.
+
+    Attributes:
+        dataset: The data set.
+        frame: Index of the frame of interest.
+        kind: Value of :data:`SOP_CLASSES`, or an empty string for any other object.
+    """
+
+    def __init__(self, dataset: pydicom.Dataset, frame: int = 0) -> None:
+        self.dataset = dataset
+        self.frame = frame
+        self._places = [dataset]
+        self.sop_class = self.text("SOPClassUID")
+        self.kind = SOP_CLASSES.get(self.sop_class, "")
+        groups: list[pydicom.Dataset] = []
+        for keyword, index in (
+            ("PerFrameFunctionalGroupsSequence", frame),
+            ("SharedFunctionalGroupsSequence", 0),
+        ):
+            items = self.items(keyword)
+            if 0 <= index < len(items):
+                with quiet():
+                    groups += [e.value[0] for e in items[index] if e.VR == "SQ" and e.value]
+        self._places = [*groups, dataset]
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether this is a DICOMDIR."""
+        return self.sop_class == _DIRECTORY or "DirectoryRecordSequence" in self.dataset
+
+    @property
+    def for_processing(self) -> bool:
+        """Whether this is a DX FOR PROCESSING image (DICOM C.8.11.1.1.1)."""
+        return self.sop_class == DX_FOR_PROCESSING
+
+    @property
+    def frames(self) -> int:
+        """Number of frames, 1 if not stated."""
+        return max(1, int(self.number("NumberOfFrames") or 1))
+
+    def value(self, keyword: str) -> Any:
+        """The first value of an attribute that is present and not empty, else None."""
+        for place in self._places:
+            try:
+                with quiet():
+                    value = place.get(keyword)
+            except Exception:  # a malformed value counts as absent
+                continue
+            if value is not None and value != "":
+                return value
+        return None
+
+    def texts(self, keyword: str) -> list[str]:
+        """All values of an attribute as upper-case text."""
+        value = self.value(keyword)
+        if value is None:
+            return []
+        many = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
+        return [str(v).strip().upper() for v in (value if many else [value])]
+
+    def text(self, keyword: str) -> str:
+        """The first value of an attribute as upper-case text, empty if absent."""
+        return next(iter(self.texts(keyword)), "")
+
+    def numbers(self, keyword: str) -> list[float]:
+        """All values of an attribute as finite numbers; empty if any of them is not one."""
+        try:
+            values = [float(text) for text in self.texts(keyword)]
+        except ValueError:
+            return []
+        return values if all(map(math.isfinite, values)) else []
+
+    def number(self, keyword: str) -> float | None:
+        """The first value of an attribute as a finite number, if it is one."""
+        return next(iter(self.numbers(keyword)), None)
+
+    def items(self, keyword: str) -> list[pydicom.Dataset]:
+        """Items of a sequence, empty if absent."""
+        value = self.value(keyword)
+        return list(value) if isinstance(value, pydicom.sequence.Sequence) else []
+
+    def codes(self, keyword: str) -> list[tuple[str, str, str]]:
+        """(value, scheme, meaning) of each item of a code sequence, upper case."""
+        return [
+            (item.text("CodeValue"), item.text("CodingSchemeDesignator"), item.text("CodeMeaning"))
+            for item in map(Header, self.items(keyword))
+        ]
+
+    def check_size(self, role: str) -> None:
+        """Refuse absurd declared sizes before anything is decoded.
+
+        Raises:
+            RadiographError: E16.
+        """
+        limits = CODES[Code.E16].limits
+        pixels = (self.number("Rows") or 0) * (self.number("Columns") or 0)
+        message = ""
+        if pixels <= 0:
+            message = "the image has no pixels"
+        elif pixels > limits["maximum_frame_pixels"]:
+            message = f"a frame of {pixels:.3g} pixels is beyond {limits['maximum_frame_pixels']:g}"
+        elif pixels * self.frames > limits["maximum_pixels"]:
+            total, limit = pixels * self.frames, limits["maximum_pixels"]
+            message = f"{total:.3g} pixels in all are beyond {limit:g}"
+        if message:
+            raise RadiographError([finding(Code.E16, role, message, attribute="Rows")])
+
+    def identifiers(self) -> Identifiers:
+        """Identifiers of the file; absent ones are empty."""
+        return Identifiers(
+            study=self.text("StudyInstanceUID"),
+            instance=self.text("SOPInstanceUID"),
+            patient=self.text("PatientID"),
+            accession=self.text("AccessionNumber"),
+            acquired=self._acquired(),
+            frame_of_reference=self.text("FrameOfReferenceUID"),
+        )
+
+    def _acquired(self) -> datetime | None:
+        for text in (
+            self.text("FrameAcquisitionDateTime"),
+            self.text("AcquisitionDateTime"),
+            self.text("AcquisitionDate") + self.text("AcquisitionTime"),
+            self.text("ContentDate") + self.text("ContentTime"),
+        ):
+            # Old files write 2001.12.31 and 17:58:00. A time zone is dropped: the two radiographs
+            # of one study share it.
+            plain = re.sub(r"[+-]\d{4}$", "", text).replace(":", "")
+            match = re.match(r"(\d{4})\.?(\d\d)\.?(\d\d)(\d\d)(\d\d)(\d\d)?", plain)
+            if match:
+                year, month, day, hour, minute, second = (int(g or 0) for g in match.groups())
+                try:
+                    # A leap second is written as 60.
+                    return datetime(year, month, day, hour, minute) + timedelta(seconds=second)
+                except ValueError:
+                    continue
+        return None

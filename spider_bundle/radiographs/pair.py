@@ -1,0 +1,361 @@
+"""Find studies in folders, and read the frontal and the lateral radiograph of one examination."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from spider_bundle.geometry import angle_between
+from spider_bundle.radiographs.errors import (
+    CODES,
+    Code,
+    Finding,
+    RadiographError,
+    Severity,
+    finding,
+)
+from spider_bundle.radiographs.evidence import view_evidence
+from spider_bundle.radiographs.header import (
+    SECONDARY_CAPTURE,
+    Header,
+    Identifiers,
+    open_dataset,
+)
+from spider_bundle.radiographs.overrides import Overrides, PairOverrides
+from spider_bundle.radiographs.read import Radiograph, open_header, read_radiograph
+
+#: Key of study keys unless a site sets its own. It is public: with it a key is a pseudonym that
+#: anybody who knows the UID can compute, not a secret.
+PUBLIC_KEY = "spider-bundle"
+
+_PAIR = "pair"
+
+
+def study_key(study_instance_uid: str, key: str = PUBLIC_KEY) -> str:
+    """Name of a study in files and reports: 16 hexadecimal digits of HMAC-SHA256.
+
+    Args:
+        study_instance_uid: StudyInstanceUID (0020,000D).
+        key: Secret of the site; :data:`PUBLIC_KEY` makes it pseudonymous but not secret.
+    """
+    digest = hmac.new(key.encode(), study_instance_uid.encode(), hashlib.sha256)
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A radiograph found in a folder, from its header alone.
+
+    Attributes:
+        path: Where it is; not shown, for a path may hold a name.
+        kind: ``frontal``, ``lateral``, ``other`` (oblique, axial) or ``unknown``.
+        description: Safe words for messages, such as ``frontal PA 1024x1280, instance 1``.
+        identifiers: For pairing only.
+    """
+
+    path: Path = field(repr=False)
+    kind: str
+    description: str
+    identifiers: Identifiers
+
+
+@dataclass(frozen=True)
+class Study:
+    """The radiographs of one examination.
+
+    Attributes:
+        key: See :func:`study_key`.
+        frontal: The frontal radiograph, if there is exactly one.
+        lateral: The lateral radiograph, if there is exactly one.
+        candidates: All its radiographs.
+        findings: What stands against it; without an error it can be read as a pair.
+    """
+
+    key: str
+    frontal: Candidate | None
+    lateral: Candidate | None
+    candidates: tuple[Candidate, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is one frontal and one lateral radiograph and no error."""
+        return (
+            self.frontal is not None
+            and self.lateral is not None
+            and not any(f.severity is Severity.ERROR for f in self.findings)
+        )
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What a search found.
+
+    Attributes:
+        studies: Studies in the order of their first file.
+        foreign_files: Number of files that are not DICOM objects.
+        other_objects: Number of DICOM files of each modality that are not radiographs.
+    """
+
+    studies: tuple[Study, ...]
+    foreign_files: int
+    other_objects: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RadiographPair:
+    """A frontal and a lateral radiograph of one head.
+
+    Attributes:
+        frontal: Frontal radiograph.
+        lateral: Lateral radiograph.
+        findings: All warnings, of both radiographs and of the pair.
+        study_key: See :func:`study_key`.
+        isocentric_assumed: True unless both share a FrameOfReferenceUID: the two central rays are
+            then taken to meet.
+    """
+
+    frontal: Radiograph
+    lateral: Radiograph
+    findings: tuple[Finding, ...]
+    study_key: str
+    isocentric_assumed: bool
+
+    @property
+    def radiographs(self) -> tuple[Radiograph, Radiograph]:
+        """Frontal and lateral, the order of the network's channels."""
+        return self.frontal, self.lateral
+
+
+def find_studies(
+    paths: Path | str | Iterable[Path | str],
+    *,
+    key: str = PUBLIC_KEY,
+    allow_secondary_capture: bool = False,
+) -> Studies:
+    """Find the radiographs below folders and group them by study, reading headers only.
+
+    Files of any name at any depth are looked at. Two studies of one accession number and one
+    patient that lack a view each are put together.
+
+    Args:
+        paths: Folders or files.
+        key: See :func:`study_key`.
+        allow_secondary_capture: Take secondary captures for radiographs.
+    """
+    roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    overrides = Overrides(allow_secondary_capture=allow_secondary_capture)
+    groups: dict[str, list[Candidate]] = {}
+    seen: set[str] = set()
+    foreign = 0
+    other: dict[str, int] = {}
+    for path in _files(roots):
+        try:
+            header = Header(open_dataset(path, _PAIR, pixels=False))
+        except RadiographError:
+            foreign += 1
+            continue
+        if not header.sop_class or header.is_directory:
+            foreign += 1
+            continue
+        secondary = header.kind == SECONDARY_CAPTURE and not allow_secondary_capture
+        if not header.kind or secondary:
+            modality = header.text("Modality") or "unknown"
+            other[modality] = other.get(modality, 0) + 1
+            continue
+        candidate = _candidate(path, header, overrides)
+        # A second copy of the same object says nothing new.
+        if candidate.identifiers.instance and candidate.identifiers.instance in seen:
+            continue
+        seen.add(candidate.identifiers.instance)
+        groups.setdefault(candidate.identifiers.study, []).append(candidate)
+    studies = tuple(_study(members, key) for members in _joined(list(groups.values())))
+    return Studies(studies, foreign, other)
+
+
+def _files(roots: Sequence[Path | str]) -> Iterable[Path]:
+    for root in map(Path, roots):
+        if root.is_dir():
+            for folder, folders, names in os.walk(root):
+                folders.sort()
+                # Reading a pipe or a device would wait for ever.
+                yield from (p for n in sorted(names) if (p := Path(folder, n)).is_file())
+        else:
+            yield root
+
+
+def _candidate(path: Path, header: Header, overrides: Overrides) -> Candidate:
+    evidence = view_evidence(header, overrides)
+    rows, columns = (int(header.number(k) or 0) for k in ("Rows", "Columns"))
+    number = header.number("InstanceNumber")
+    parts = [
+        evidence.kind,
+        evidence.position.value if evidence.position else "",
+        f"{columns}x{rows}",
+        "for processing" if header.for_processing else "",
+    ]
+    instance = "" if number is None else f", instance {number:.0f}"
+    description = " ".join(p for p in parts if p) + instance
+    return Candidate(path, evidence.kind, description, header.identifiers())
+
+
+def _joined(groups: list[list[Candidate]]) -> list[list[Candidate]]:
+    """Join studies of one patient and accession number that lack a view each (E05)."""
+    joined: list[list[Candidate]] = []
+    for group in groups:
+        kinds = {c.kind for c in group}
+        first = group[0].identifiers
+        partner = None
+        if first.accession and not {"frontal", "lateral"} <= kinds:
+            partner = next(
+                (
+                    earlier
+                    for earlier in joined
+                    if earlier[0].identifiers.accession == first.accession
+                    and earlier[0].identifiers.patient == first.patient
+                    and not {"frontal", "lateral"} <= {c.kind for c in earlier}
+                ),
+                None,
+            )
+        if partner is None:
+            joined.append(list(group))
+        else:
+            partner.extend(group)
+    return joined
+
+
+def _study(members: list[Candidate], key: str) -> Study:
+    found = []
+    if len({c.identifiers.patient for c in members}) > 1:
+        message = "radiographs of different patients share one study"
+        found.append(finding(Code.E05, _PAIR, message, attribute="PatientID"))
+    chosen: dict[str, Candidate | None] = {}
+    for kind in ("frontal", "lateral"):
+        these = [c for c in members if c.kind == kind]
+        chosen[kind] = these[0] if len(these) == 1 else None
+    listed = "; ".join(c.description for c in members)
+    if None in chosen.values():
+        found.append(finding(Code.E06, _PAIR, f"{CODES[Code.E06].condition}: {listed}"))
+    elif any(c.kind == "unknown" for c in members):
+        message = f"a radiograph of unknown view is left out: {listed}"
+        found.append(finding(Code.E06, _PAIR, message, severity=Severity.WARNING))
+    if chosen["frontal"] and chosen["lateral"]:
+        found += _identity_findings(chosen["frontal"].identifiers, chosen["lateral"].identifiers)
+    return Study(
+        study_key(members[0].identifiers.study, key),
+        chosen["frontal"],
+        chosen["lateral"],
+        tuple(members),
+        tuple(dict.fromkeys(found)),
+    )
+
+
+def read_pair(
+    frontal_path: Path | str,
+    lateral_path: Path | str,
+    overrides: PairOverrides | None = None,
+    *,
+    key: str = PUBLIC_KEY,
+) -> RadiographPair:
+    """Read the two radiographs of one examination and check them against each other.
+
+    Args:
+        frontal_path: One file.
+        lateral_path: The other file; the two are put in order by the views in their headers.
+        overrides: Statements of the operator by view.
+        key: See :func:`study_key`.
+
+    Raises:
+        RadiographError: Findings of both files, and E05, E06, E07, E19 and E23 of the pair.
+    """
+    stated = overrides or PairOverrides()
+    paths = (frontal_path, lateral_path)
+    if _swapped(paths, stated):
+        paths = (lateral_path, frontal_path)
+    read: list[Radiograph] = []
+    found: list[Finding] = []
+    for path, role, statement in zip(
+        paths, ("frontal", "lateral"), (stated.frontal, stated.lateral), strict=True
+    ):
+        try:
+            read.append(read_radiograph(path, statement))
+            found += read[-1].findings
+        except RadiographError as error:
+            # Which of the two files it is helps, whatever its header says.
+            found += [replace(f, role=role) for f in error.findings]
+    if len(read) == 2:
+        found += _pair_findings(*read)
+    if any(f.severity is Severity.ERROR for f in found):
+        raise RadiographError(found)
+    first, second = (radiograph.identifiers for radiograph in read)
+    same_frame = bool(first.frame_of_reference) and (
+        first.frame_of_reference == second.frame_of_reference
+    )
+    return RadiographPair(
+        read[0], read[1], tuple(found), study_key(first.study, key), not same_frame
+    )
+
+
+def _swapped(paths: tuple[Path | str, Path | str], stated: PairOverrides) -> bool:
+    """Whether the headers say that the two files were given in the other order."""
+    kinds = []
+    for path, statement in zip(paths, (stated.frontal, stated.lateral), strict=True):
+        try:
+            # The view in the header decides the order; a stated one belongs to a role.
+            header = open_header(path, _PAIR, statement)
+            kinds.append(view_evidence(header, replace(statement, view=None)).kind)
+        except RadiographError:
+            kinds.append("unknown")
+    return kinds in (
+        ["lateral", "frontal"],
+        ["lateral", "unknown"],
+        ["unknown", "frontal"],
+        ["lateral", "other"],
+        ["other", "frontal"],
+    )
+
+
+def _pair_findings(frontal: Radiograph, lateral: Radiograph) -> list[Finding]:
+    found = []
+    if not frontal.position.is_frontal or lateral.position.is_frontal:
+        names = f"{frontal.position.value} and {lateral.position.value}"
+        found.append(finding(Code.E06, _PAIR, f"{CODES[Code.E06].condition}: {names}"))
+    found += _identity_findings(frontal.identifiers, lateral.identifiers)
+    limits = CODES[Code.E19].limits
+    angle = angle_between(frontal.view, lateral.view)
+    if abs(angle - limits["nominal_degrees"]) > limits["tolerance_degrees"] and not any(
+        f.code is Code.E06 for f in found
+    ):
+        found.append(finding(Code.E19, _PAIR, f"the views are {angle:.1f} degrees apart"))
+    sides = {frontal.laterality, lateral.laterality} - {""}
+    if len(sides) == 2 and not (frontal.overridden or lateral.overridden):
+        found.append(finding(Code.E23, _PAIR, "one radiograph is marked L and the other R"))
+    return found
+
+
+def _identity_findings(first: Identifiers, second: Identifiers) -> list[Finding]:
+    """E05 and E07."""
+    found = []
+    if first.patient != second.patient:
+        message = "the patients differ"
+        found.append(finding(Code.E05, _PAIR, message, attribute="PatientID"))
+    if first.study != second.study:
+        same = bool(first.accession) and first.accession == second.accession
+        message = "the studies differ" + (", the accession number is the same" if same else "")
+        severity = Severity.WARNING if same else None
+        found.append(finding(Code.E05, _PAIR, message, severity=severity))
+    if first.acquired is None or second.acquired is None:
+        message = "the time between the two radiographs is not known"
+        found.append(finding(Code.E07, _PAIR, message))
+        return found
+    minutes = abs((first.acquired - second.acquired).total_seconds()) / 60
+    if minutes > CODES[Code.E07].limits["warning_minutes"]:
+        another_day = first.acquired.date() != second.acquired.date()
+        message = "taken on different days" if another_day else f"{minutes:.0f} minutes apart"
+        severity = Severity.ERROR if another_day else None
+        found.append(finding(Code.E07, _PAIR, message, severity=severity))
+    return found

@@ -1,0 +1,59 @@
+"""What a training run needs beside MONAI's handlers: a checkpoint that survives any interruption."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from spider_bundle.outputs.atomic import atomic_path
+from spider_bundle.weights import save_weights
+
+_log = logging.getLogger(__name__)
+
+
+class ResumableCheckpoint:
+    """Save the whole state of a training after every epoch; go on from it when there is one.
+
+    A run may be killed at any moment: files appear under their names only when complete. Beside the
+    state, the averaged weights are written as a plain ``model.pt``, ready for inference.
+
+    Args:
+        folder: Folder of ``checkpoint.pt`` and ``model.pt``.
+        state: Objects with a state dict, by name (network, averaged network, optimizer, schedule).
+        network: The network whose weights go to ``model.pt``.
+    """
+
+    def __init__(self, folder: str | Path, state: Mapping[str, Any], network: nn.Module) -> None:
+        self.folder = Path(folder)
+        self.state = state
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Load when the trainer starts and save after each of its epochs."""
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _load(self, engine: Engine) -> None:
+        path = self.folder / "checkpoint.pt"
+        if not path.exists():
+            return
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        for name, item in self.state.items():
+            item.load_state_dict(saved[name])
+        engine.state.epoch = saved["epoch"]
+        engine.state.iteration = saved["iteration"]
+        _log.info("resumed after epoch %d, iteration %d", saved["epoch"], saved["iteration"])
+
+    def _save(self, engine: Engine) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = {name: item.state_dict() for name, item in self.state.items()}
+        position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        with atomic_path(self.folder / "checkpoint.pt") as path:
+            torch.save({**state, **position}, path)
+        save_weights(self.network.state_dict(), self.folder / "model.pt")

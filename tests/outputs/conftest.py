@@ -1,0 +1,88 @@
+"""A small study whose content is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spider_bundle.geometry import LPS_TO_RAS, Grid
+from spider_bundle.outputs.report import (
+    ISOCENTRIC,
+    NO_COMMON_FRAME,
+    FindingFacts,
+    RunFacts,
+    SourcedValue,
+    ViewFacts,
+    file_sha256,
+)
+
+
+@pytest.fixture
+def grid() -> Grid:
+    """Anisotropic and off-centre: x, y and z can not be confused."""
+    ras = np.diag([1.0, 2.0, 3.0, 1.0])
+    ras[:3, 3] = (-21.0, -35.0, -13.0)
+    return Grid((40, 30, 20), LPS_TO_RAS @ ras)
+
+
+@pytest.fixture
+def facts() -> RunFacts:
+    geometry = {
+        "source_to_detector": SourcedValue(1500.0, "attribute", "DistanceSourceToDetector", "mm"),
+        "source_to_isocentre": SourcedValue(1000.0, "default", unit="mm"),
+        "pixel_spacing": SourcedValue((0.2, np.float32(0.2)), "override", unit="mm"),
+    }
+    matrix = np.arange(12.0).reshape(3, 4)
+    return RunFacts(
+        device="cpu",
+        weights_sha256="ab" * 32,
+        views=[
+            ViewFacts("frontal", "PA", geometry, matrix),
+            # as it comes out of the loader's JSON string
+            {"role": "lateral", "view_position": "LL", "geometry": {}, "projection": None},
+        ],
+        assumptions=[ISOCENTRIC, NO_COMMON_FRAME],
+        findings=[
+            FindingFacts("SOD_DEFAULT", "warning", "the source distance is unknown", "SOD", "set"),
+            {"code": "LOSSY", "severity": "info", "message": "the image is compressed"},
+            {"code": "SOD_DEFAULT", "severity": "warning", "message": "also in the other view"},
+        ],
+        timings={"read": 0.25, "decode": float("nan")},
+    )
+
+
+@pytest.fixture
+def study(grid: Grid, facts: RunFacts) -> dict[str, Any]:
+    """Keyword arguments of ``write_study``."""
+    generator = np.random.default_rng(0)
+    image = generator.random((2, 32, 32)).astype(np.float32)
+    return {
+        "hu": generator.integers(-1000, 2000, grid.shape).astype(np.int16),
+        "labels": generator.integers(0, 6, grid.shape).astype(np.uint8),
+        "grid": grid,
+        "image": image,
+        "reprojection": image**2,
+        "facts": facts,
+    }
+
+
+def read_whole(folder: Path) -> SimpleNamespace:
+    """A visible study must hold exactly what its report lists, byte for byte."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    listed = {entry["name"]: entry for entry in report["files"]}
+    present = {path.name for path in folder.iterdir()} - {"report.json"}
+    assert present == set(listed)
+    for name, entry in listed.items():
+        assert (folder / name).stat().st_size == entry["bytes"]
+        assert file_sha256(folder / name) == entry["sha256"]
+    return SimpleNamespace(report=report, ct=listed["ct.nii.gz"]["sha256"])
+
+
+@pytest.fixture
+def read_study() -> Any:
+    return read_whole

@@ -1,0 +1,175 @@
+"""The report is valid, complete, free of NaN and of anything that names a place or a person."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from spider_bundle.geometry import Grid
+from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.outputs.report import (
+    RunFacts,
+    build_report,
+    describe_files,
+    warning_codes,
+    write_report,
+)
+from spider_bundle.outputs.schema import REPORT_SCHEMA
+
+CONSISTENCY = {
+    "pearson": 0.9,
+    "spearman": 0.8,
+    "gradient_correlation": float("nan"),
+    "exposed_fraction": 1.0,
+}
+
+
+@pytest.fixture
+def report(facts: RunFacts, grid: Grid) -> dict[str, Any]:
+    reprojection = {"frontal": CONSISTENCY, "lateral": CONSISTENCY}
+    files = [{"name": "dicom/0001.dcm", "bytes": 3, "sha256": "0" * 64}]
+    return build_report("abc123", facts, grid, files, reprojection)
+
+
+def refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+def test_schema_is_a_schema_and_the_report_satisfies_it(report: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(REPORT_SCHEMA)
+    jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(report)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["intended_use"], "diagnosis"),
+        (["schema_version"], "0.9"),
+        (["weights_sha256"], "not a digest"),
+        (["views", 0, "geometry", "source_to_detector", "source"], "guess"),
+        (["views", 0, "PatientName"], "Doe^Jane"),
+        (["findings", 0, "severity"], "fatal"),
+        (["files", 0, "name"], "/home/someone/ct.nii.gz"),
+        (["grid", "affine_ras"], [[1, 0, 0, 0]]),
+        (["reprojection", "frontal", "pearson"], 1.5),
+        (["patient"], "Doe^Jane"),
+    ],
+)
+def test_schema_refuses(report: dict[str, Any], path: list[str | int], value: object) -> None:
+    wrong: Any = copy.deepcopy(report)
+    inner = wrong
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(wrong)
+
+
+def test_every_required_key_is_required(report: dict[str, Any]) -> None:
+    for key in report:
+        wrong = {name: value for name, value in report.items() if name != key}
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(wrong)
+
+
+def test_content(report: dict[str, Any], grid: Grid) -> None:
+    frontal = report["views"][0]["geometry"]
+    assert frontal["source_to_detector"] == {
+        "value": 1500.0,
+        "source": "attribute",
+        "attribute": "DistanceSourceToDetector",
+        "unit": "mm",
+    }
+    assert frontal["source_to_isocentre"]["source"] == "default"
+    assert frontal["pixel_spacing"]["value"] == pytest.approx([0.2, 0.2])
+    assert report["views"][0]["projection"][1] == [4.0, 5.0, 6.0, 7.0]
+    assert report["grid"]["spacing_mm"] == pytest.approx([1.0, 2.0, 3.0])
+    assert report["grid"]["shape"] == [40, 30, 20]
+    np.testing.assert_allclose(report["grid"]["affine_ras"], grid.ras_affine)
+    assert report["intensity"]["window"] == [-1000.0, 2000.0]
+    assert "saturates at 2000 HU" in report["intensity"]["note"]
+    assert {entry["value"]: entry["name"] for entry in report["labels"]}[5] == "mandible"
+    assert "never for diagnosis" in report["intended_use"].lower()
+    assert report["timings_s"] == {"read": 0.25, "decode": None}
+    assert report["reprojection"]["lateral"]["gradient_correlation"] is None
+    assert any("isocentric" in note for note in report["assumptions"])
+    assert all(report["software"][name] for name in ("torch", "monai", "pydicom", "numpy"))
+
+
+def test_file_has_no_nan_and_a_deterministic_order(
+    tmp_path: Path, report: dict[str, Any], facts: RunFacts, grid: Grid
+) -> None:
+    write_report(tmp_path / "a.json", report)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse) == report
+    shuffled = replace(facts, timings=dict(reversed(list(facts.timings.items()))))
+    reprojection = {"lateral": CONSISTENCY, "frontal": dict(reversed(CONSISTENCY.items()))}
+    files = [{"sha256": "0" * 64, "name": "dicom/0001.dcm", "bytes": 3}]
+    write_report(tmp_path / "b.json", build_report("abc123", shuffled, grid, files, reprojection))
+    assert (tmp_path / "b.json").read_text(encoding="utf-8") == text
+    assert "-0.0" not in text
+
+
+def test_paths_have_no_place_in_a_report(facts: RunFacts, grid: Grid) -> None:
+    leaking = replace(facts, findings=[{"code": "X", "message": Path("/data/Doe_Jane")}])
+    with pytest.raises(TypeError, match="cannot hold"):
+        build_report("abc123", leaking, grid)
+
+
+def test_describe_files(tmp_path: Path) -> None:
+    (tmp_path / "dicom").mkdir()
+    (tmp_path / "dicom" / "1.dcm").write_bytes(b"abc")
+    (tmp_path / "bone.stl").write_bytes(b"")
+    assert describe_files(tmp_path) == [
+        {"name": "bone.stl", "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()},
+        {"name": "dicom/1.dcm", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()},
+    ]
+
+
+def test_warning_codes_leave_out_information_and_repetition(facts: RunFacts) -> None:
+    assert warning_codes(facts.findings) == ["SOD_DEFAULT"]
+
+
+class TestConsistency:
+    generator = np.random.default_rng(5)
+    image = generator.uniform(0.01, 1.0, (64, 64))
+
+    def test_a_monotone_tone_curve_leaves_the_rank_correlation_alone(self) -> None:
+        numbers = reprojection_consistency(self.image, np.exp(6 * self.image))
+        assert numbers["spearman"] == pytest.approx(1.0)
+        assert numbers["pearson"] < 0.9
+
+    def test_a_linear_one_leaves_all(self) -> None:
+        numbers = reprojection_consistency(self.image, 3 * self.image + 1)
+        for name in ("pearson", "spearman", "gradient_correlation"):
+            assert numbers[name] == pytest.approx(1.0)
+        assert numbers["exposed_fraction"] == 1.0
+
+    def test_the_negative_and_the_unrelated(self) -> None:
+        assert reprojection_consistency(self.image, -self.image)["spearman"] == pytest.approx(-1)
+        other = np.random.default_rng(6).random((64, 64))
+        assert abs(reprojection_consistency(self.image, other)["spearman"]) < 0.06
+
+    def test_what_lies_outside_the_mask_does_not_count(self) -> None:
+        mask = np.zeros((64, 64), dtype=bool)
+        mask[:32] = True
+        spoilt = self.image.copy()
+        spoilt[40:] = 9.0
+        numbers = reprojection_consistency(self.image, spoilt, mask)
+        assert numbers["pearson"] == pytest.approx(1.0)
+        assert numbers["exposed_fraction"] == 0.5
+        masked = np.where(mask, self.image, 0.0)
+        assert reprojection_consistency(masked, spoilt)["pearson"] == pytest.approx(1.0)
+
+    def test_constant_images_have_no_correlation(self) -> None:
+        numbers = reprojection_consistency(self.image, np.ones((64, 64)))
+        assert np.isnan(numbers["pearson"])
+        assert np.isnan(reprojection_consistency(0 * self.image, self.image)["spearman"])
