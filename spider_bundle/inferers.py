@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,9 @@ class VolumeInferer(Inferer):
         shape: Its number of voxels.
         chunk: Points decoded at a time; bounds the memory.
         precision: See :func:`spider_bundle.precision.autocast`.
+
+    Attributes:
+        seconds: Time of the last reconstruction.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class VolumeInferer(Inferer):
         self.grid = Grid.centred(spacing, shape)
         self.chunk = int(chunk)
         self.precision = precision
+        self.seconds = 0.0
 
     def __call__(
         self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any
@@ -82,9 +87,12 @@ class VolumeInferer(Inferer):
         if projection.ndim == 3:
             projection = projection[None].expand(image.shape[0], -1, -1, -1)
         x, y, z = (torch.from_numpy(a).float() for a in self._grid(meta).axes())
+        start = time.perf_counter()
         with torch.no_grad(), autocast(image.device, self.precision):
             maps = network.encode(image)
-            return network.decode_grid(maps, projection, x, y, z, self.chunk)
+            volume = network.decode_grid(maps, projection, x, y, z, self.chunk)
+        self.seconds = time.perf_counter() - start
+        return volume
 
     def _grid(self, meta: dict[str, Any]) -> Grid:
         if "spatial_shape" not in meta or "original_affine" not in meta:

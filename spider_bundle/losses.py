@@ -119,9 +119,7 @@ class JointLoss(nn.Module):
         return -(weight * of_allowed).sum() / weight.sum().clamp_min(1e-6)
 
 
-def _dice_loss(
-    logits: torch.Tensor, weight: torch.Tensor, allowed: torch.Tensor
-) -> torch.Tensor:
+def _dice_loss(logits: torch.Tensor, weight: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     """One minus the mean Dice over the labels present, over all points of the batch."""
     probability = logits.softmax(dim=-1)
     shared = allowed * probability.detach()

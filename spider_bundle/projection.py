@@ -60,7 +60,7 @@ def project_volume(
 def _project_view(
     volume: torch.Tensor, affine: torch.Tensor, source: torch.Tensor, direction: torch.Tensor
 ) -> torch.Tensor:
-    """One volume ``(X, Y, Z)``, one source ``(3,)`` and rays ``(P, 3)`` in index units: ``(P,)``."""
+    """One volume ``(X, Y, Z)``, one source ``(3,)``, rays ``(P, 3)`` in index units: ``(P,)``."""
     axis = int(direction.detach().abs().median(dim=0).values.argmax())
     others = [i for i in range(3) if i != axis]
     planes = volume.permute(axis, *others)

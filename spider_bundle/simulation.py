@@ -251,8 +251,10 @@ class RandRadiographRealismd(RandomizableTransform):
         if self._happens():
             sigma = self.R.uniform(0.3, max(self.blur, 0.3))
             smooth = _blurred(image, sigma)
-            image = smooth if self.R.random() < 0.5 else image + self.R.uniform(0, 1.5) * (
-                image - smooth
+            image = (
+                smooth
+                if self.R.random() < 0.5
+                else image + self.R.uniform(0, 1.5) * (image - smooth)
             )
         if self._happens():
             image = self._tone(image)

@@ -1,4 +1,4 @@
-"""What a training run needs beside MONAI's handlers: a checkpoint that survives any interruption."""
+"""What a training needs beside MONAI's handlers: a checkpoint that survives interruptions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
-from spider_bundle.outputs.atomic import atomic_path
+from spider_bundle.files import atomic_path
 from spider_bundle.weights import save_weights
 
 _log = logging.getLogger(__name__)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from spider_bundle.outputs.atomic import atomic_path
+from spider_bundle.files import atomic_path, file_sha256
 
 
 def save_weights(state: Mapping[str, torch.Tensor], path: str | Path, half: bool = True) -> None:
@@ -46,9 +45,3 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     state = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     return file_sha256(path)
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file in hexadecimal digits."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -22,7 +22,7 @@ BONE_HU = 250.0
 AIR_HU = -400.0
 """Air inside the head is thinner than this."""
 SOFT_HU = (-50.0, 150.0)
-"""Range of the soft tissue through which the intracranial space may grow; leaves out orbital fat."""
+"""Range of the soft tissue through which the intracranial space may grow; not orbital fat."""
 SMOOTHING_MM = 1.0
 """Gaussian sigma before thresholding; keeps labels stable under noise."""
 
@@ -51,7 +51,7 @@ def label_head(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> npt.ND
     step = np.asarray(spacing, dtype=np.float64)
     voxel_ml = float(np.prod(step)) / 1000.0
     smooth = ndimage.gaussian_filter(np.asarray(hu, dtype=np.float32), SMOOTHING_MM / step)
-    head = head_mask(smooth, step)
+    head = head_mask(smooth, spacing)
     bone = _without_specks(head & (smooth > BONE_HU), _BONE_MIN_ML / voxel_ml)
     air = _without_specks(head & (smooth < AIR_HU), _AIR_MIN_ML / voxel_ml)
     soft = head & ~bone & (smooth > SOFT_HU[0]) & (smooth < SOFT_HU[1])

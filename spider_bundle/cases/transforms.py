@@ -121,7 +121,9 @@ class RandHeadDeformd(RandomizableTransform):
         to_index = torch.linalg.inv(out["affine"][:3, :3].double())
         size = torch.tensor(ct.shape)
         # in grid_sample's units, where the volume spans -1..1
-        control = torch.einsum("ij,jxyz->ixyz", to_index, noise) * (2 / (size - 1))[:, None, None, None]
+        control = (
+            torch.einsum("ij,jxyz->ixyz", to_index, noise) * (2 / (size - 1))[:, None, None, None]
+        )
         shift = _resized(control.float(), [17, 17, 17])
         unit = _unit_lattice(shift.shape[1:])
         # a voxel p is seen at q with q + shift(q) = p; the shift is smooth, so this contracts

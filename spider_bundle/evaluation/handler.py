@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
 from spider_bundle.evaluation.metrics import score_case
+from spider_bundle.evaluation.tables import mean_scores, write_scores
 from spider_bundle.intensity import denormalise_hu
-from spider_bundle.outputs.atomic import atomic_path
 
 
 class CaseScores:
     """Score each case of a run; their means become the engine's metrics.
 
-    The evaluator decollates (MONAI's default); its batches carry ``case``, ``ct``, ``structure`` and ``measured`` beside the image,
-    and its output carries ``pred`` ``(K + 1, X, Y, Z)`` (logits, normalised intensity).
+    The evaluator decollates (MONAI's default); its batches carry ``case``, ``ct``, ``structure``
+    and ``measured`` beside the image, and its output carries ``pred`` ``(K + 1, X, Y, Z)`` (logits,
+    normalised intensity).
 
     Args:
         output_dir: Folder for ``scores.json`` and ``scores.csv``; nothing is written if not given.
@@ -64,28 +62,4 @@ class CaseScores:
                 engine.state.best_metric = means[self.key_metric]
                 engine.state.best_metric_epoch = engine.state.epoch
         if self.output_dir is not None:
-            write_scores(self.output_dir, self.rows, means)
-
-
-def mean_scores(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean of each score over the cases that have it."""
-    names = [name for name in (rows[0] if rows else {}) if name != "case"]
-    means = {}
-    for name in names:
-        values = [row[name] for row in rows if row[name] is not None]
-        if values:
-            means[name] = float(np.mean(values))
-    return means
-
-
-def write_scores(folder: Path, rows: list[dict[str, Any]], means: dict[str, float]) -> None:
-    """Write ``scores.json`` and ``scores.csv``, each as a whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "scores.json") as path:
-        text = json.dumps({"mean": means, "cases": rows}, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
-    with atomic_path(folder / "scores.csv") as path, path.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["case"])
-        writer.writeheader()
-        writer.writerows(rows)
-
+            write_scores(self.output_dir, "scores", self.rows, means)

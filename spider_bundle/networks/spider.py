@@ -152,9 +152,7 @@ class SPIDER(nn.Module):
         nx, ny, nz = x.shape[0], y.shape[0], z.shape[0]
         total = nx * ny * nz
         weight, bias = self.decoder.first.weight, self.decoder.first.bias
-        out = torch.empty(
-            (b, self.num_classes + 1, total), dtype=torch.float32, device=maps.device
-        )
+        out = torch.empty((b, self.num_classes + 1, total), dtype=torch.float32, device=maps.device)
         axes = [x.to(maps.device), y.to(maps.device), z.to(maps.device)]
         view_weight = weight[:, : self.view_channels].reshape(-1, v, c)
         code_weight = weight[:, self.view_channels :]

@@ -10,9 +10,9 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 
+from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_FILE_RANGE
-from spider_bundle.outputs.atomic import atomic_path
 
 DESCRIPTION = "research use only, not for diagnosis"
 """The ``descrip`` field of the NIfTI header."""

@@ -16,9 +16,9 @@ from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from scipy.ndimage import map_coordinates
 
+from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
-from spider_bundle.outputs.atomic import atomic_path
 
 FloatArray = npt.NDArray[np.floating[Any]]
 

@@ -6,7 +6,6 @@ that identifies a patient: no names, dates, paths or UIDs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -21,10 +20,10 @@ from typing import Any, Literal
 import numpy as np
 
 from spider_bundle import __version__
+from spider_bundle.files import atomic_path, file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_FILE_RANGE, HU_WINDOW
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES
-from spider_bundle.outputs.atomic import atomic_path
 
 SCHEMA_VERSION = "1.0"
 INTENDED_USE = "Research use only. Never for diagnosis, treatment planning or patient management."
@@ -85,6 +84,7 @@ class FindingFacts:
         code: Stable code.
         severity: ``info``, ``warning`` or ``error``.
         message: What was found, without any value that could identify a patient.
+        role: What it concerns: ``frontal``, ``lateral``, ``pair`` or ``radiograph``.
         attribute: DICOM keyword concerned.
         action: What was done, or what the user can do.
     """
@@ -92,6 +92,7 @@ class FindingFacts:
     code: str
     severity: Literal["info", "warning", "error"]
     message: str
+    role: str | None = None
     attribute: str | None = None
     action: str | None = None
 
@@ -212,19 +213,6 @@ def describe_files(folder: Path) -> list[dict[str, object]]:
         }
         for path in paths
     ]
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits.
-
-    Raises:
-        OSError: The file cannot be read.
-    """
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def software_versions() -> dict[str, str | None]:

@@ -57,10 +57,11 @@ _FINDING = _closed(
         "code": _TEXT,
         "severity": {"enum": ["info", "warning", "error"]},
         "message": _TEXT,
+        "role": _TEXT_OR_NULL,
         "attribute": _TEXT_OR_NULL,
         "action": _TEXT_OR_NULL,
     },
-    optional=("attribute", "action"),
+    optional=("role", "attribute", "action"),
 )
 
 _CORRELATION = {"type": ["number", "null"], "minimum": -1.000001, "maximum": 1.000001}

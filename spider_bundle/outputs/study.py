@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from spider_bundle.files import sync, sync_tree
 from spider_bundle.geometry import Grid
-from spider_bundle.outputs.atomic import sync, sync_tree
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.nifti import write_ct, write_labels
 from spider_bundle.outputs.preview import write_preview

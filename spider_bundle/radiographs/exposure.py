@@ -48,6 +48,7 @@ _SAMPLE_SIZE = 512
 _BLADE_LEVEL = 0.25
 _BLADE_WIDTH = 0.02
 
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _CODECS = {
     "jpeg 2000": (("gdcm", "openjpeg"), "python-gdcm or pylibjpeg with pylibjpeg-openjpeg"),
     "high-throughput": (("openjpeg",), "pylibjpeg with pylibjpeg-openjpeg"),
@@ -134,6 +135,10 @@ def _stored_values(dataset: pydicom.Dataset, header: Header, role: str) -> npt.N
 
 def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np.generic]:
     """The frame's array with pydicom 2.4 or 3."""
+    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    if syntax == _JPEG_EXTENDED and dataset.get("BitsAllocated", 8) > 8:
+        # pydicom 2.4 lets GDCM try, although GDCM does not support it.
+        raise NotImplementedError
     try:
         from pydicom.pixels import pixel_array
     except ImportError:
@@ -144,7 +149,8 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
 
 
 def _decoding_message(dataset: pydicom.Dataset, error: Exception) -> str:
-    name = UID(str(dataset.file_meta.get("TransferSyntaxUID", ""))).name
+    with quiet():
+        name = UID(str(dataset.file_meta.get("TransferSyntaxUID", ""))).name
     for word, (modules, packages) in _CODECS.items():
         if word in name.lower():
             if any(importlib.util.find_spec(module) for module in modules):

@@ -6,6 +6,7 @@ and the checks further on name what is missing.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import warnings
@@ -67,10 +68,19 @@ class Identifiers:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote attribute values, out of logs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Keep pydicom's warnings and log records, which quote attribute values, out of logs."""
+    logger = logging.getLogger("pydicom")
+
+    def drop(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(drop)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeFilter(drop)
 
 
 def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:

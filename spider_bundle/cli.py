@@ -1,0 +1,198 @@
+"""Command line of the bundle.
+
+Exit codes: 0 all done, 1 a study failed unexpectedly, 2 bad usage, 3 a study was refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+
+app = typer.Typer(
+    help="Head CT and labels from two radiographs. Research use only, never for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def main() -> None:
+    """Head CT and labels from two radiographs. Research use only, never for diagnosis."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    for noisy in ("ignite", "monai"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+@app.command()
+def demo(folder: Annotated[Path, typer.Argument(help="Folder for the two DICOM files.")]) -> None:
+    """Write the demo's radiograph pair, made from an analytic head."""
+    from spider_bundle.demo import write_demo_pair
+
+    for path in write_demo_pair(folder):
+        typer.echo(str(path))
+
+
+@app.command()
+def infer(
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(help="FRONTAL and LATERAL file, or one folder with any number of studies."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    spacing: Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)] = 2.0,
+    shape: Annotated[int, typer.Option(help="Voxels along each axis.", min=8)] = 128,
+    sod: Annotated[
+        str, typer.Option(help="Source to isocentre, mm: one value, or FRONTAL,LATERAL.")
+    ] = "",
+    sdd: Annotated[
+        str, typer.Option(help="Source to detector, mm: one value, or FRONTAL,LATERAL.")
+    ] = "",
+    pitch: Annotated[
+        str, typer.Option(help="Pixel pitch at the detector, mm: one value, or FRONTAL,LATERAL.")
+    ] = "",
+    view: Annotated[str, typer.Option(help="Views as FRONTAL,LATERAL, e.g. PA,LL.")] = "",
+    frontal_orientation: Annotated[
+        str, typer.Option(help="PatientOrientation of the frontal image, e.g. L,F.")
+    ] = "",
+    lateral_orientation: Annotated[
+        str, typer.Option(help="PatientOrientation of the lateral image, e.g. P,F.")
+    ] = "",
+    frontal_mask: Annotated[
+        list[str] | None,
+        typer.Option(help="Box to leave out: TOP,LEFT,BOTTOM,RIGHT in pixels; may be repeated."),
+    ] = None,
+    lateral_mask: Annotated[
+        list[str] | None, typer.Option(help="The same for the lateral image.")
+    ] = None,
+    frame: Annotated[
+        int | None, typer.Option(help="Frame (from 0) of multi-frame files.", min=0)
+    ] = None,
+    allow_secondary_capture: Annotated[
+        bool, typer.Option(help="Take secondary captures for radiographs.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    weights: Annotated[Path | None, typer.Option(help="Weights instead of the bundle's.")] = None,
+    bundle_root: Annotated[
+        Path | None, typer.Option(help="Bundle folder, where it is not found by itself.")
+    ] = None,
+) -> None:
+    """Reconstruct one pair, or every study below a folder.
+
+    Results go to OUTPUT/<study key>/: ct.nii.gz, label.nii.gz, report.json, preview.png. Values
+    that the files lack can be stated here; they are recorded in the report.
+    """
+    overrides: dict[str, Any] = {}
+    try:
+        stated = _stated_overrides(
+            {"sod": sod, "sdd": sdd, "pitch": pitch, "view": view},
+            {"frontal": frontal_orientation, "lateral": lateral_orientation},
+            {"frontal": frontal_mask or [], "lateral": lateral_mask or []},
+        )
+        if frame is not None:
+            stated["frame"] = frame
+        if allow_secondary_capture:
+            stated["allow_secondary_capture"] = True
+        overrides = {"overrides": stated, **_dataset(inputs)}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    overrides |= {
+        "output_dir": str(output),
+        "spacing": spacing,
+        "shape": shape,
+        "precision": precision,
+        "dataset::allow_secondary_capture": allow_secondary_capture,
+    }
+    if device:
+        overrides["device"] = f"$torch.device({device!r})"
+    if weights is not None:
+        overrides["weights"] = str(weights)
+    refused, done = _run(overrides, bundle_root)
+    typer.echo(f"{done} reconstructed, {len(refused)} refused; results in {output}")
+    if refused or not done:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int]:
+    """Run the inference config; returns the refusals and the number of studies reconstructed."""
+    from spider_bundle.bundle import inference_workflow
+
+    try:
+        workflow = inference_workflow(overrides, root)
+        workflow.run()
+        dataset = workflow.parser.get_parsed_content("dataset")
+    except Exception as error:
+        if os.environ.get("SPIDER_DEBUG"):
+            raise
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        # the text of an unexpected error may quote a path or an attribute: name its kind only
+        typer.echo(
+            f"failed: {type(cause).__name__}. Set SPIDER_DEBUG=1 to see where; the details may "
+            "name files.",
+            err=True,
+        )
+        raise typer.Exit(EXIT_FAILED) from None
+    return dataset.refused, len(dataset)
+
+
+def _dataset(inputs: list[Path]) -> dict[str, Any]:
+    """Config values that name the input.
+
+    Raises:
+        ValueError: Not one folder or two files.
+    """
+    if len(inputs) == 1 and inputs[0].is_dir():
+        return {"dataset_dir": str(inputs[0])}
+    if len(inputs) == 2 and all(path.is_file() for path in inputs):
+        pair = {"frontal": str(inputs[0]), "lateral": str(inputs[1])}
+        return {"dataset::folder": None, "dataset::data": [{"image": pair}]}
+    raise ValueError("name two existing DICOM files, or one existing folder")
+
+
+def _stated_overrides(
+    values: dict[str, str], orientations: dict[str, str], masks: dict[str, list[str]]
+) -> dict[str, Any]:
+    """Overrides of the options, checked.
+
+    Raises:
+        ValueError: An option is not of its form.
+    """
+    from spider_bundle.radiographs.overrides import PairOverrides
+
+    views: dict[str, dict[str, Any]] = {"frontal": {}, "lateral": {}}
+    for name, text in values.items():
+        if not text:
+            continue
+        parts = [part.strip() for part in text.split(",")]
+        if len(parts) > 2 or (name == "view" and len(parts) != 2):
+            raise ValueError(f"--{name} takes FRONTAL,LATERAL, got {text!r}")
+        for role, part in zip(views, parts * (3 - len(parts)), strict=False):
+            views[role][name] = part
+    for role, text in orientations.items():
+        if text:
+            letters = [part.strip() for part in text.split(",")]
+            if len(letters) != 2:
+                raise ValueError(f"--{role}-orientation takes COLUMNS,ROWS, got {text!r}")
+            views[role]["orientation"] = letters
+    for role, boxes in masks.items():
+        if boxes:
+            views[role]["mask_boxes"] = [box.split(",") for box in boxes]
+    PairOverrides.from_mapping(views)
+    return dict(views)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,80 @@
+"""A MONAI dataset of the radiograph pairs below a folder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from monai.data import Dataset
+
+from spider_bundle.radiographs.errors import Finding, RadiographError
+from spider_bundle.radiographs.pair import PUBLIC_KEY, Study, find_studies
+from spider_bundle.radiographs.transforms import finding_facts
+
+_log = logging.getLogger(__name__)
+
+
+class StudyDataset(Dataset):
+    """The studies below a folder that can be reconstructed.
+
+    Every study is read when the dataset is made, so that one that cannot be used is refused before
+    the network starts and takes no other study down. A study that was read is kept as the network
+    will see it (about one megabyte). Refusals are logged and kept in :attr:`refused`.
+
+    Args:
+        folder: Any tree of files, or several; or entries for the transform, which are then not
+            searched for.
+        transform: Reads an entry ``{"image": {"frontal": path, "lateral": path}}``.
+        key: Secret of the site for the study key.
+        allow_secondary_capture: Take secondary captures for radiographs.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | Iterable[str | Path] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        key: str = PUBLIC_KEY,
+        allow_secondary_capture: bool = False,
+        data: Iterable[dict[str, Any]] | None = None,
+    ) -> None:
+        self.refused: list[dict[str, Any]] = []
+        entries: list[tuple[str, dict[str, Any]]] = []
+        if folder is not None:
+            found = find_studies(folder, key=key, allow_secondary_capture=allow_secondary_capture)
+            for study in found.studies:
+                if study.is_complete:
+                    entries.append((study.key, {"image": _paths(study)}))
+                else:
+                    self._refuse(study.key, study.findings)
+            if not found.studies:
+                _log.error("no radiographs found; foreign files: %d", found.foreign_files)
+        entries += [("", entry) for entry in data or ()]
+        read = []
+        for study_key, entry in entries:
+            try:
+                read.append(entry if transform is None else transform(entry))
+            except RadiographError as error:
+                self._refuse(study_key, error.findings)
+        super().__init__(read)
+
+    def _refuse(self, study_key: str, findings: Iterable[Finding]) -> None:
+        facts = [finding_facts(found) for found in findings]
+        self.refused.append({"study_key": study_key, "findings": facts})
+        for fact in facts:
+            if fact["severity"] == "error":
+                _log.error(
+                    "study %s refused: %s (%s) %s. To do: %s",
+                    study_key or "-",
+                    fact["code"],
+                    fact["role"],
+                    fact["message"],
+                    fact["action"],
+                )
+
+
+def _paths(study: Study) -> dict[str, str]:
+    assert study.frontal is not None  # of a complete study
+    assert study.lateral is not None
+    return {"frontal": str(study.frontal.path), "lateral": str(study.lateral.path)}

@@ -1,0 +1,171 @@
+"""MONAI transform from the DICOM files of a study to the network's image."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Transform
+
+from spider_bundle.geometry import Grid
+from spider_bundle.radiographs.errors import Code, Finding, RadiographError, finding
+from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE, network_input
+from spider_bundle.radiographs.overrides import PairOverrides
+from spider_bundle.radiographs.pair import (
+    PUBLIC_KEY,
+    RadiographPair,
+    Study,
+    find_studies,
+    read_pair,
+)
+from spider_bundle.radiographs.read import Radiograph
+
+_UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "angles": "deg"}
+
+
+class BiplanarRadiographsd(Transform):
+    """Read a radiograph pair into ``image``.
+
+    ``image`` becomes a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries
+    ``projection`` ``(2, 3, 4)``, the output grid as ``spatial_shape`` and ``original_affine``
+    (RAS), ``study_key`` and ``report`` (JSON text: views, findings, seconds). ``mask`` becomes the
+    exposed fields ``(2, H, W)``.
+
+    Args:
+        spacing: Voxel size of the output grid, mm.
+        shape: Voxels of the output grid.
+        image_size: Rows and columns of the network's image.
+        pixel_size: Its pixel size at the isocentre, mm.
+        overrides: See :meth:`PairOverrides.from_mapping`.
+        key: Secret of the site for the study key.
+    """
+
+    def __init__(
+        self,
+        spacing: float | Sequence[float] = 2.0,
+        shape: int | Sequence[int] = 128,
+        image_size: int = SIZE,
+        pixel_size: float = PIXEL_SIZE,
+        overrides: Mapping[str, Any] | None = None,
+        key: str = PUBLIC_KEY,
+    ) -> None:
+        self.grid = Grid.centred(spacing, shape)
+        self.image_size = image_size
+        self.pixel_size = pixel_size
+        self.overrides = PairOverrides.from_mapping(overrides)
+        self.key = key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Read the pair named by ``image``.
+
+        ``image`` is a folder with one study, a list of two files, or a mapping with the files
+        ``frontal`` and ``lateral``.
+
+        Raises:
+            RadiographError: The pair cannot be used; the findings say why and what to do.
+        """
+        out = dict(data)
+        start = time.perf_counter()
+        pair = self._read(out["image"])
+        seen = network_input(pair, self.pixel_size, self.image_size)
+        out["image"] = MetaTensor(
+            seen.image,
+            meta={
+                "filename_or_obj": pair.study_key,
+                "projection": seen.projection,
+                "spatial_shape": torch.tensor(self.grid.shape),
+                "original_affine": torch.from_numpy(self.grid.ras_affine),
+                "study_key": pair.study_key,
+                # collation refuses None and nested values: the report travels as text
+                "report": json.dumps(
+                    {
+                        "views": [
+                            _view_facts(role, radiograph, projection)
+                            for role, radiograph, projection in zip(
+                                ("frontal", "lateral"),
+                                pair.radiographs,
+                                seen.projection,
+                                strict=True,
+                            )
+                        ],
+                        "isocentric_assumed": pair.isocentric_assumed,
+                        "findings": [finding_facts(found) for found in pair.findings],
+                        "read_s": time.perf_counter() - start,
+                    }
+                ),
+            },
+        )
+        out["mask"] = seen.mask
+        return out
+
+    def _read(self, source: Any) -> RadiographPair:
+        if isinstance(source, Mapping):
+            return read_pair(source["frontal"], source["lateral"], self.overrides, key=self.key)
+        if isinstance(source, (list, tuple)) and len(source) == 2:
+            return read_pair(source[0], source[1], self.overrides, key=self.key)
+        study = single_study(source, self.key, self.overrides)
+        assert study.frontal is not None  # single_study refuses incomplete studies
+        assert study.lateral is not None
+        return read_pair(study.frontal.path, study.lateral.path, self.overrides, key=self.key)
+
+
+def single_study(
+    folder: str | Path, key: str = PUBLIC_KEY, overrides: PairOverrides | None = None
+) -> Study:
+    """The one complete study of a folder.
+
+    Args:
+        folder: Any tree of files.
+        key: Secret of the site for the study key.
+        overrides: Statements of the operator.
+
+    Raises:
+        RadiographError: There is no study, more than one, or it is not one pair.
+    """
+    stated = overrides or PairOverrides()
+    allow = stated.frontal.allow_secondary_capture or stated.lateral.allow_secondary_capture
+    studies = find_studies(folder, key=key, allow_secondary_capture=allow).studies
+    if len(studies) != 1:
+        found = "no radiographs" if not studies else f"{len(studies)} studies"
+        raise RadiographError([finding(Code.E06, "pair", f"{found} in the folder instead of one")])
+    if not studies[0].is_complete:
+        raise RadiographError(studies[0].findings)
+    return studies[0]
+
+
+def finding_facts(found: Finding) -> dict[str, str | None]:
+    """A finding as plain values, for reports."""
+    return {
+        "code": found.code.value,
+        "severity": found.severity.value,
+        "message": found.message,
+        "role": found.role,
+        "attribute": found.attribute or None,
+        "action": found.action or None,
+    }
+
+
+def _view_facts(role: str, radiograph: Radiograph, projection: torch.Tensor) -> dict[str, Any]:
+    geometry = {}
+    for name, sourced in radiograph.provenance.items():
+        value, source = sourced["value"], sourced["source"]
+        if isinstance(value, (list, tuple)) and not all(isinstance(v, float) for v in value):
+            value = " ".join(map(str, value))
+        stated = source in ("override", "default", "derived")
+        geometry[name] = {
+            "value": value,
+            "source": source if stated else "attribute",
+            "attribute": None if stated else source,
+            "unit": _UNITS.get(name),
+        }
+    return {
+        "role": role,
+        "view_position": radiograph.position.value,
+        "geometry": geometry,
+        "projection": projection.tolist(),
+    }
