@@ -443,9 +443,22 @@ def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tens
     matrix = projection.to(points)
     # products and sums, not a matrix product: autocast must not round pixel coordinates
     terms = matrix[:, :, None, :, :3] * points[:, None, :, None, :]
-    homogeneous = terms.sum(dim=-1) + matrix[:, :, None, :, 3]
-    depth = homogeneous[..., 2:]
-    pixels = homogeneous[..., :2] / depth.clamp_min(1e-6)
+    return dehomogenise(terms.sum(dim=-1) + matrix[:, :, None, :, 3], -1)
+
+
+def dehomogenise(homogeneous: torch.Tensor, dim: int) -> torch.Tensor:
+    """Pixel coordinates from homogeneous ones.
+
+    Args:
+        homogeneous: Homogeneous (column, row) pixels, of size 3 along ``dim``.
+        dim: The dimension that holds them.
+
+    Returns:
+        (column, row) pixel coordinates, of size 2 along ``dim``. Points at or behind the source
+        are sent far outside the image.
+    """
+    depth = homogeneous.narrow(dim, 2, 1)
+    pixels = homogeneous.narrow(dim, 0, 2) / depth.clamp_min(1e-6)
     return torch.where(depth > 1e-6, pixels, torch.full_like(pixels, -1e6))
 
 

@@ -67,6 +67,7 @@ class JointLoss(nn.Module):
             "dice": structure * dice,
         }
         weights = None if class_weights is None else torch.tensor(class_weights)
+        self.class_weights: torch.Tensor | None
         self.register_buffer("class_weights", weights)
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -112,9 +113,11 @@ class JointLoss(nn.Module):
         self, logits: torch.Tensor, weight: torch.Tensor, allowed: torch.Tensor
     ) -> torch.Tensor:
         log_p = logits.log_softmax(dim=-1)
-        of_allowed = log_p.masked_fill(allowed == 0, -torch.inf).logsumexp(dim=-1)
+        # a point without any allowed label is one of which nothing is known, not an impossible one
+        barred = (allowed == 0) & (allowed > 0).any(dim=-1, keepdim=True)
+        of_allowed = log_p.masked_fill(barred, -torch.inf).logsumexp(dim=-1)
         if self.class_weights is not None:
-            share = allowed / allowed.sum(dim=-1, keepdim=True)
+            share = allowed / allowed.sum(dim=-1, keepdim=True).clamp_min(1e-6)
             weight = weight * (share * self.class_weights).sum(dim=-1)
         return -(weight * of_allowed).sum() / weight.sum().clamp_min(1e-6)
 

@@ -261,7 +261,7 @@ class RandRadiographRealismd(RandomizableTransform):
         field = torch.ones_like(image, dtype=torch.bool)
         if self._happens():
             self._collimate(field)
-        if self._happens():
+        if self._happens() and self.stickers:
             self._stick(image, field)
         return image, field
 

@@ -44,9 +44,7 @@ relaxed = settings(deadline=None, max_examples=60)
 def views(draw: Callable) -> View:
     """Any view, with its image stored in any of the orientations that agree with the beam."""
     position = draw(st.sampled_from(ViewPosition))
-    letters = [
-        pair for pair in product("LRPAHF", repeat=2) if beam_agreement(pair, position) != 0
-    ]
+    letters = [pair for pair in product("LRPAHF", repeat=2) if beam_agreement(pair, position) != 0]
     sod = draw(st.floats(500, 1800))
     pitch = st.floats(0.1, 2.0)
     turn = np.eye(3)
@@ -158,7 +156,9 @@ def test_rotation_is_right_handed(axis: int, first: int, second: int) -> None:
     turn = rotation_about(axis, 90)
     np.testing.assert_allclose(turn @ np.eye(3)[first], np.eye(3)[second], atol=1e-15)
     np.testing.assert_allclose(turn @ np.eye(3)[axis], np.eye(3)[axis], atol=1e-15)
-    np.testing.assert_allclose(rotation_about(axis, 30) @ rotation_about(axis, 60), turn, atol=1e-15)
+    np.testing.assert_allclose(
+        rotation_about(axis, 30) @ rotation_about(axis, 60), turn, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,9 +179,7 @@ def test_positioner_angles_turn_the_detector(
 ) -> None:
     turn = positioner_rotation(primary, secondary)
     np.testing.assert_allclose(turn @ PA.beam, beam, atol=1e-12)
-    view = isocentric_view(
-        PA, sod=750, sdd=1200, spacing=(0.3, 0.3), shape=(64, 64), rotation=turn
-    )
+    view = isocentric_view(PA, sod=750, sdd=1200, spacing=(0.3, 0.3), shape=(64, 64), rotation=turn)
     np.testing.assert_allclose(view.beam, beam, atol=1e-12)
     np.testing.assert_allclose(view.centre, 450 * np.asarray(beam), atol=1e-9)
 
@@ -328,9 +326,7 @@ def test_distances_out_of_order_are_refused(sod: float, sdd: float) -> None:
 
 def test_contradicting_orientation_is_refused() -> None:
     with pytest.raises(ValueError, match="contradicts view LL"):
-        isocentric_view(
-            LL, sod=900, sdd=1000, spacing=(1, 1), shape=(4, 4), orientation=("L", "F")
-        )
+        isocentric_view(LL, sod=900, sdd=1000, spacing=(1, 1), shape=(4, 4), orientation=("L", "F"))
 
 
 # What happens to an image happens to its view
@@ -367,7 +363,9 @@ def test_view_follows_crop_flip_and_transpose_of_the_image(view: View, data: st.
 
 @given(views(), st.integers(1, 5), st.integers(1, 5))
 @relaxed
-def test_resize_matrix_is_the_view_resampled_edge_to_edge(view: View, down: int, right: int) -> None:
+def test_resize_matrix_is_the_view_resampled_edge_to_edge(
+    view: View, down: int, right: int
+) -> None:
     old = (view.shape[0] * down, view.shape[1] * right)
     fine = view.resampled(
         (view.spacing[0] / down, view.spacing[1] / right),
@@ -527,9 +525,7 @@ def test_rays_are_the_inverse_of_projection(view: View, seed: int) -> None:
     pixels = np.random.default_rng(seed).uniform(-100, 500, size=(20, 2))
     source, direction = rays(torch.from_numpy(view.matrix), torch.from_numpy(pixels))
     np.testing.assert_allclose(source.numpy(), view.source, atol=1e-5)
-    np.testing.assert_allclose(
-        (source + direction).numpy(), view.pixel_position(pixels), atol=1e-5
-    )
+    np.testing.assert_allclose((source + direction).numpy(), view.pixel_position(pixels), atol=1e-5)
     for part in (0.3, 1.0, 1.7):
         on_ray = (source + part * direction).numpy()
         np.testing.assert_allclose(view.project(on_ray), pixels, atol=1e-5)

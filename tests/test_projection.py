@@ -121,10 +121,7 @@ def blob_integrals(view: View) -> FloatArray:
     direction, _ = rays_of(view)
     distance = np.linalg.norm(np.cross(direction, BLOB_CENTRE - view.source), axis=-1)
     total: FloatArray = (
-        BLOB_PEAK
-        * BLOB_SIGMA
-        * np.sqrt(2 * np.pi)
-        * np.exp(-0.5 * (distance / BLOB_SIGMA) ** 2)
+        BLOB_PEAK * BLOB_SIGMA * np.sqrt(2 * np.pi) * np.exp(-0.5 * (distance / BLOB_SIGMA) ** 2)
     )
     return total
 
@@ -211,7 +208,9 @@ def test_voxelised_head_has_the_integrals_of_the_exact_head() -> None:
         assert 1.6 < coarse / fine < 2.6
 
 
-@pytest.mark.parametrize("index", [(0, 0, 0), (3, 2, 1), (6, 4, 5)], ids=["corner", "inner", "edge"])
+@pytest.mark.parametrize(
+    "index", [(0, 0, 0), (3, 2, 1), (6, 4, 5)], ids=["corner", "inner", "edge"]
+)
 @pytest.mark.parametrize("turn", [(0, 0, 0), (8, -15, 20)])
 def test_unit_voxel_has_its_volume(index: tuple[int, int, int], turn: Sequence[float]) -> None:
     """The integrals over the solid angle, times the squared distance, are the mass of a voxel."""

@@ -16,20 +16,27 @@ Labels = npt.NDArray[np.integer]
 Mask = npt.NDArray[np.bool_]
 
 
-def psnr(prediction: Volume, reference: Volume, mask: Mask) -> float:
+def psnr(prediction: Volume, reference: Volume, mask: Mask) -> float | None:
     """PSNR in dB over the masked volume (one mean squared error, not a mean over slices).
 
     Both volumes are in HU ``(X, Y, Z)`` and clipped to :data:`~spider_bundle.intensity.HU_WINDOW`,
-    whose width is the data range.
+    whose width is the data range. None if the mask is empty.
     """
+    if not mask.any():
+        return None
     low, high = HU_WINDOW
     error = np.clip(prediction[mask], low, high) - np.clip(reference[mask], low, high)
     mse = float(np.mean(np.square(error, dtype=np.float64)))
     return math.inf if mse == 0 else 10 * math.log10((high - low) ** 2 / mse)
 
 
-def mae(prediction: Volume, reference: Volume, mask: Mask) -> float:
-    """Mean absolute error in HU over the masked volume, on HU clipped to the window."""
+def mae(prediction: Volume, reference: Volume, mask: Mask) -> float | None:
+    """Mean absolute error in HU over the masked volume, on HU clipped to the window.
+
+    None if the mask is empty.
+    """
+    if not mask.any():
+        return None
     error = np.clip(prediction[mask], *HU_WINDOW) - np.clip(reference[mask], *HU_WINDOW)
     return float(np.mean(np.abs(error), dtype=np.float64))
 

@@ -4,15 +4,31 @@ A code remembers what is usual at a place; it is the network's atlas of the popu
 reconstruction frame (LPS mm about the isocentre).
 """
 
-from __future__ import annotations
-
 import math
 
 import torch
 from torch import nn
 
 
-class NoCode(nn.Module):
+class PointCode(nn.Module):
+    """A code of points; the base of all.
+
+    Attributes:
+        out_channels: Length of the code.
+        separable: Whether it is the codes of the three coordinates one after the other, which
+            :meth:`axis_code` gives.
+    """
+
+    __constants__ = ("separable",)
+    out_channels: int
+    separable: bool
+
+    def axis_code(self, axis: int, values: torch.Tensor) -> torch.Tensor:
+        """Part of a separable code that belongs to coordinates ``(N,)`` along one axis."""
+        raise NotImplementedError
+
+
+class NoCode(PointCode):
     """No code: the decoder sees the radiographs only."""
 
     out_channels = 0
@@ -27,11 +43,12 @@ class NoCode(nn.Module):
         return values[:, None][:, :0]
 
 
-class FourierCode(nn.Module):
+class FourierCode(PointCode):
     """Coordinates and their sines and cosines at octaves, each axis for itself.
 
     As no frequency mixes axes, the code of a regular grid is three short tables: decoding a grid
-    needs no code of the single points (see :mod:`spider_bundle.networks.folding`).
+    needs no code of the single points (see
+    :meth:`spider_bundle.networks.SPIDER.decode_grid`).
 
     Args:
         octaves: Number of frequencies per axis.
@@ -40,6 +57,7 @@ class FourierCode(nn.Module):
     """
 
     separable = True
+    frequencies: torch.Tensor
 
     def __init__(self, octaves: int = 6, extent: float = 128.0) -> None:
         super().__init__()
@@ -75,7 +93,7 @@ class FourierCode(nn.Module):
         return torch.cat([scaled, phase.sin(), phase.cos()], dim=-1)
 
 
-class HashCode(nn.Module):
+class HashCode(PointCode):
     """Multiresolution hash encoding in plain PyTorch (Mueller et al., Instant-NGP, 2022).
 
     Args:
@@ -88,6 +106,7 @@ class HashCode(nn.Module):
     """
 
     separable = False
+    corners: torch.Tensor
 
     def __init__(
         self,
@@ -125,7 +144,7 @@ class HashCode(nn.Module):
             cell = scaled.floor().clamp(max=resolution - 1)
             fraction = (scaled - cell)[..., None, :]
             corner = cell.long()[..., None, :] + self.corners
-            weights = torch.where(self.corners.bool(), fraction, 1 - fraction).prod(dim=-1)
+            weights = torch.where(self.corners == 1, fraction, 1 - fraction).prod(dim=-1)
             entries = self.tables[level][self._index(corner, resolution)]
             codes.append((entries * weights[..., None]).sum(dim=-2))
         return torch.cat(codes, dim=-1)
@@ -139,7 +158,7 @@ class HashCode(nn.Module):
         return (x ^ (y * 2654435761) ^ (z * 805459861)) % self.entries
 
 
-def make_code(kind: str, **options: float) -> nn.Module:
+def make_code(kind: str, **options: float) -> PointCode:
     """Code of the point by name.
 
     Args:
@@ -149,7 +168,7 @@ def make_code(kind: str, **options: float) -> nn.Module:
     Raises:
         ValueError: The name is not one of these.
     """
-    kinds: dict[str, type[nn.Module]] = {"none": NoCode, "fourier": FourierCode, "hash": HashCode}
+    kinds: dict[str, type[PointCode]] = {"none": NoCode, "fourier": FourierCode, "hash": HashCode}
     if kind not in kinds:
         raise ValueError(f"coordinate code must be one of {sorted(kinds)}, got {kind!r}")
     return kinds[kind](**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ class ImplicitDecoder(nn.Module):
     """Shared trunk with late-split heads for structure and intensity.
 
     The first layer is kept apart from the trunk because it is linear in the sampled features: it
-    can be applied to the feature maps before sampling (:mod:`spider_bundle.networks.folding`).
+    can be applied to the feature maps before sampling
+    (:meth:`spider_bundle.networks.SPIDER.decode_grid`).
 
     Args:
         in_channels: Features of all views and the code of the point together.
@@ -50,13 +52,16 @@ class ImplicitDecoder(nn.Module):
         return self.after_first(self.first(features))
 
     def after_first(self, first: torch.Tensor) -> torch.Tensor:
-        """Everything behind the first linear layer, from its output ``(..., hidden[0])``."""
-        hidden = self.trunk(torch.relu(first))
+        """Everything behind the first linear layer, from its output ``(..., hidden[0])``.
+
+        ``first`` is overwritten.
+        """
+        hidden = self.trunk(torch.relu_(first))
         return torch.cat([self.structure(hidden), self.intensity(hidden)], dim=-1)
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for i, o in zip(widths[:-1], widths[1:], strict=True):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers)

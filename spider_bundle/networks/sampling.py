@@ -47,31 +47,34 @@ def bilinear_taps(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows and weights with which :func:`sample_maps` reads the maps of one case.
 
+    The maps have a border of one pixel of zeros all around, so that every tap exists: taps outside
+    a map read the border, and points further outside have weight on the border only.
+
     Args:
-        pixels: (column, row) map pixels, shape ``(V, P, 2)``.
-        height: Rows of the maps.
-        width: Columns of the maps.
+        pixels: (column, row) map pixels, shape ``(V, 2, P)``.
+        height: Rows of the maps without border.
+        width: Columns of the maps without border.
 
     Returns:
-        Indices into the maps flattened to ``(V * height * width, C)`` and their weights, both of
-        shape ``(P, 4 * V)``; taps outside a map have weight zero.
+        Indices (int32) into the maps flattened to ``(V * (height + 2) * (width + 2), C)`` and their
+        weights, both of shape ``(4 * V, P)``.
     """
-    views = pixels.shape[0]
-    size = torch.tensor([width, height], device=pixels.device, dtype=pixels.dtype)
-    inside = torch.minimum(pixels.clamp_min(-1.0), size)  # whole taps of weight zero beyond
-    floor = inside.floor()
-    fraction = inside - floor
-    corner = floor.long()
-    offset = torch.arange(views, device=pixels.device)[:, None] * (height * width)
-    indices, weights = [], []
-    for row in (0, 1):
-        y = corner[..., 1] + row
-        wy = fraction[..., 1] if row == 1 else 1 - fraction[..., 1]
-        wy = wy * ((y >= 0) & (y < height))
-        for column in (0, 1):
-            x = corner[..., 0] + column
-            wx = fraction[..., 0] if column == 1 else 1 - fraction[..., 0]
-            wx = wx * ((x >= 0) & (x < width))
-            indices.append(offset + y.clamp(0, height - 1) * width + x.clamp(0, width - 1))
-            weights.append(wy * wx)
-    return torch.cat(indices).T.contiguous(), torch.cat(weights).T.contiguous()
+    column = pixels[:, 0].clamp(-1.0, float(width))
+    row = pixels[:, 1].clamp(-1.0, float(height))
+    left = column.floor().clamp_max(float(width - 1))
+    top = row.floor().clamp_max(float(height - 1))
+    right_share, bottom_share = column - left, row - top
+    left_share, top_share = 1 - right_share, 1 - bottom_share
+    stride = width + 2
+    view = torch.arange(pixels.shape[0], device=pixels.device, dtype=torch.int32)[:, None]
+    corner = (view * (height + 2) + top.int() + 1) * stride + left.int() + 1
+    taps = torch.cat([corner, corner + 1, corner + stride, corner + stride + 1])
+    weights = torch.cat(
+        [
+            top_share * left_share,
+            top_share * right_share,
+            bottom_share * left_share,
+            bottom_share * right_share,
+        ]
+    )
+    return taps, weights

@@ -11,19 +11,28 @@ are added the same way. :meth:`SPIDER.decode` is the plain reference, :meth:`SPI
 folded path; both give the same numbers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from spider_bundle.geometry import Grid, ViewPosition, isocentric_view, project_points
+from spider_bundle.geometry import (
+    Grid,
+    ViewPosition,
+    dehomogenise,
+    isocentric_view,
+    project_points,
+)
 from spider_bundle.networks.codes import make_code
 from spider_bundle.networks.decoder import ImplicitDecoder
 from spider_bundle.networks.encoder import ViewEncoder
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
+
+_CHUNK = 131072
+"""Points of a grid decoded at a time."""
+_CPU_CHUNK = 8192
+"""The same on CPUs: a hidden layer takes 4 MiB in bfloat16 and stays in the caches."""
 
 
 class SPIDER(nn.Module):
@@ -46,6 +55,11 @@ class SPIDER(nn.Module):
         grid_shape: Voxels of the default output grid.
     """
 
+    nominal_projection: torch.Tensor
+    grid_x: torch.Tensor
+    grid_y: torch.Tensor
+    grid_z: torch.Tensor
+
     def __init__(
         self,
         num_classes: int = 6,
@@ -65,6 +79,8 @@ class SPIDER(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.chunk = _CHUNK
+        self.cpu_chunk = _CPU_CHUNK
         self.stride = stride
         self.encoder = ViewEncoder(features, map_channels, context_channels, stride, exchange)
         self.code = make_code(code, **(code_options or {}))
@@ -102,12 +118,14 @@ class SPIDER(nn.Module):
         maps = self.encode(image)
         if points is not None:
             return self.decode(maps, projection, points)
-        return self.decode_grid(maps, projection, self.grid_x, self.grid_y, self.grid_z)
+        return self.decode_grid(maps, projection, self.grid_x, self.grid_y, self.grid_z, self.chunk)
 
+    @torch.jit.export
     def encode(self, image: torch.Tensor) -> torch.Tensor:
         """Feature maps ``(B, 2, C, H / stride, W / stride)`` of radiographs ``(B, 2, H, W)``."""
         return self.encoder(image)
 
+    @torch.jit.export
     def decode(
         self, maps: torch.Tensor, projection: torch.Tensor, points: torch.Tensor
     ) -> torch.Tensor:
@@ -125,6 +143,7 @@ class SPIDER(nn.Module):
         sampled = sample_maps(maps, pixels)
         return self.decoder(torch.cat([sampled, self.code(points)], dim=-1))
 
+    @torch.jit.export
     def decode_grid(
         self,
         maps: torch.Tensor,
@@ -132,7 +151,7 @@ class SPIDER(nn.Module):
         x: torch.Tensor,
         y: torch.Tensor,
         z: torch.Tensor,
-        chunk: int = 131072,
+        chunk: int = _CHUNK,
     ) -> torch.Tensor:
         """Decode an axis-aligned grid with the first layer folded into the feature maps.
 
@@ -142,54 +161,82 @@ class SPIDER(nn.Module):
             x: LPS mm of the grid along x, shape ``(X,)``; ``y`` and ``z`` alike.
             y: Shape ``(Y,)``.
             z: Shape ``(Z,)``.
-            chunk: Points decoded at a time; bounds the working memory to about
-                ``chunk * (3 * width + 200)`` bytes times four.
+            chunk: Points decoded at a time at most, in whole columns along z; bounds the working
+                memory to about ``4 * chunk * (3 * width + 200)`` bytes beside the result. CPUs
+                take fewer, so that the hidden layers stay in their caches.
 
         Returns:
             Shape ``(B, K + 1, X, Y, Z)``, float32.
         """
-        b, v, c, h, w = maps.shape
+        b, _, _, h, w = maps.shape
+        device = maps.device
+        x, y, z = x.to(device), y.to(device), z.to(device)
         nx, ny, nz = x.shape[0], y.shape[0], z.shape[0]
-        total = nx * ny * nz
-        weight, bias = self.decoder.first.weight, self.decoder.first.bias
-        out = torch.empty((b, self.num_classes + 1, total), dtype=torch.float32, device=maps.device)
-        axes = [x.to(maps.device), y.to(maps.device), z.to(maps.device)]
-        view_weight = weight[:, : self.view_channels].reshape(-1, v, c)
-        code_weight = weight[:, self.view_channels :]
-        separable = bool(self.code.separable)
-        matrix = map_projection(projection.to(maps.device), self.stride).float()
+        out = torch.empty(
+            (b, self.num_classes + 1, nx * ny * nz), dtype=torch.float32, device=device
+        )
+        # homogeneous pixels are sums of a term per column of the grid and a term per height
+        matrix = map_projection(projection.to(device), self.stride).float()[..., None]
+        across = matrix[..., 0, :, None] * x[:, None] + matrix[..., 1, :, None] * y
+        across = across.flatten(-2) + matrix[..., 3, :]
+        along = matrix[..., 2, :] * z
+        ix = torch.arange(nx, device=device, dtype=torch.int32).repeat_interleave(ny)
+        iy = torch.arange(ny, device=device, dtype=torch.int32).repeat(nx)
+        iz = torch.arange(nz, device=device, dtype=torch.int32)
+        if device.type == "cpu" and not torch.jit.is_tracing():  # a trace unrolls the loop
+            chunk = min(chunk, self.cpu_chunk)
+        step = max(1, chunk // nz)
         for i in range(b):
-            rows = [F.linear(maps[i, j].flatten(1).T, view_weight[:, j]) for j in range(v)]
-            if separable:
-                parts = code_weight.chunk(3, dim=1)
-                for axis in range(3):
-                    code = self.code.axis_code(axis, axes[axis]).to(parts[axis].dtype)
-                    rows.append(
-                        F.linear(code, parts[axis], bias if axis == 0 else torch.zeros_like(bias))
-                    )
-            table = torch.cat(rows).contiguous()
-            for start in range(0, total, chunk):
-                index = torch.arange(start, min(start + chunk, total), device=maps.device)
-                ix = torch.div(index, ny * nz, rounding_mode="floor")
-                iy = torch.div(index, nz, rounding_mode="floor") % ny
-                iz = index % nz
-                points = torch.stack([axes[0][ix], axes[1][iy], axes[2][iz]], dim=1)
-                pixels = project_points(matrix[i : i + 1], points[None])[0]
-                taps, weights = bilinear_taps(pixels, h, w)
-                if separable:
-                    base = v * h * w
-                    tables = [base + ix, base + nx + iy, base + nx + ny + iz]
-                    taps = torch.cat([taps, torch.stack(tables, dim=1)], dim=1)
-                    weights = torch.cat([weights, torch.ones_like(points)], dim=1)
+            table = self._folded_maps(maps[i])
+            first_code = table.shape[0]
+            if self.code.separable:
+                table = torch.cat([table, self._folded_code(x, y, z)])
+            for start in range(0, nx * ny, step):
+                stop = min(start + step, nx * ny)
+                pixels = across[i, :, :, start:stop, None] + along[i, :, :, None]
+                taps, weights = bilinear_taps(dehomogenise(pixels.flatten(2), 1), h, w)
+                column_x = ix[start:stop, None].expand(-1, nz).flatten()
+                column_y = iy[start:stop, None].expand(-1, nz).flatten()
+                height = iz.repeat(stop - start)
+                if self.code.separable:
+                    rows = [first_code + column_x, first_code + nx + column_y]
+                    rows.append(first_code + nx + ny + height)
+                    taps = torch.cat([taps, torch.stack(rows)])
+                    weights = torch.cat([weights, torch.ones_like(weights[:3])])
                 first = F.embedding_bag(
-                    taps, table, mode="sum", per_sample_weights=weights.to(table.dtype)
+                    taps.T.contiguous(),
+                    table,
+                    mode="sum",
+                    per_sample_weights=weights.T.to(table.dtype).contiguous(),
                 )
-                if not separable:
-                    first = first + F.linear(self.code(points).to(first.dtype), code_weight, bias)
-                out[i, :, start : start + index.shape[0]] = (
-                    self.decoder.after_first(first).float().T
-                )
+                if not self.code.separable:
+                    points = torch.stack([x[column_x], y[column_y], z[height]], dim=1)
+                    code_weight = self.decoder.first.weight[:, self.view_channels :]
+                    code = self.code(points).to(first.dtype)
+                    first = first + F.linear(code, code_weight, self.decoder.first.bias)
+                out[i, :, start * nz : stop * nz] = self.decoder.after_first(first).T
         return out.reshape(b, self.num_classes + 1, nx, ny, nz)
+
+    def _folded_maps(self, maps: torch.Tensor) -> torch.Tensor:
+        """First layer on one case's maps ``(V, C, H, W)`` within a border of zeros, by rows.
+
+        Returns:
+            Shape ``(V * (H + 2) * (W + 2), width)``.
+        """
+        v, c = maps.shape[0], maps.shape[1]
+        weight = self.decoder.first.weight[:, : self.view_channels].reshape(-1, v, c)
+        bordered = F.pad(maps, [1, 1, 1, 1]).flatten(2)
+        return torch.cat([F.linear(bordered[j].T, weight[:, j]) for j in range(v)])
+
+    def _folded_code(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """First layer on a separable code of a grid's axes, shape ``(X + Y + Z, width)``."""
+        weight = self.decoder.first.weight[:, self.view_channels :].chunk(3, dim=1)
+        bias = self.decoder.first.bias
+        rows = []
+        for axis, values in enumerate([x, y, z]):
+            code = self.code.axis_code(axis, values)
+            rows.append(F.linear(code, weight[axis], bias if axis == 0 else None))
+        return torch.cat(rows)
 
 
 def nominal_projection(

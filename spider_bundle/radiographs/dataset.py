@@ -55,8 +55,11 @@ class StudyDataset(Dataset):
         for study_key, entry in entries:
             try:
                 read.append(entry if transform is None else transform(entry))
-            except RadiographError as error:
-                self._refuse(study_key, error.findings)
+            except (RadiographError, RuntimeError) as error:
+                refusal = _refusal(error)
+                if refusal is None:
+                    raise
+                self._refuse(study_key, refusal.findings)
         super().__init__(read)
 
     def _refuse(self, study_key: str, findings: Iterable[Finding]) -> None:
@@ -72,6 +75,13 @@ class StudyDataset(Dataset):
                     fact["message"],
                     fact["action"],
                 )
+
+
+def _refusal(error: BaseException | None) -> RadiographError | None:
+    """The refusal inside an error; MONAI's Compose wraps what its transforms raise."""
+    while error is not None and not isinstance(error, RadiographError):
+        error = error.__cause__
+    return error
 
 
 def _paths(study: Study) -> dict[str, str]:

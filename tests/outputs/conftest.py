@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spider_bundle.files import file_sha256
 from spider_bundle.geometry import LPS_TO_RAS, Grid
 from spider_bundle.outputs.report import (
     ISOCENTRIC,
@@ -18,7 +19,6 @@ from spider_bundle.outputs.report import (
     RunFacts,
     SourcedValue,
     ViewFacts,
-    file_sha256,
 )
 
 

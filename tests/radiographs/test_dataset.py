@@ -1,0 +1,61 @@
+"""A folder with good and bad studies: the good ones are kept, each bad one is named."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from spider_bundle.demo import write_demo_pair
+from spider_bundle.outputs.refusals import write_refusals
+from spider_bundle.radiographs.dataset import StudyDataset
+from spider_bundle.radiographs.transforms import BiplanarRadiographsd
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Path:
+    """Three studies: one good, one without its lateral, one whose pixel data are cut off."""
+    folder = tmp_path / "night"
+    write_demo_pair(folder / "ward 1" / "x", name="good", shape=(160, 160), pitch=1.8)
+    _, lateral = write_demo_pair(folder / "b", name="half", shape=(80, 80), pitch=1.8)
+    lateral.unlink()
+    frontal, _ = write_demo_pair(folder / "c", name="cut", shape=(80, 80), pitch=1.8)
+    dataset = pydicom.dcmread(frontal)
+    dataset.PixelData = dataset.PixelData[:100]
+    dataset.save_as(frontal)
+    (folder / "readme.txt").write_text("not a radiograph")
+    return folder
+
+
+def test_bad_studies_take_no_other_down(
+    night: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR):
+        dataset = StudyDataset(night, BiplanarRadiographsd())
+    assert len(dataset) == 1
+    assert dataset[0]["image"].shape == (2, 256, 256)
+    codes = [
+        {found["code"] for found in entry["findings"] if found["severity"] == "error"}
+        for entry in dataset.refused
+    ]
+    assert {"E06"} in codes
+    assert len(codes) == 2
+    assert all(found["action"] for entry in dataset.refused for found in entry["findings"])
+    assert "ward" not in caplog.text
+    assert str(tmp_path) not in caplog.text
+    written = json.loads(write_refusals(tmp_path / "out", dataset.refused).read_text())
+    assert written["refused"] == dataset.refused
+
+
+def test_entries_need_no_folder(night: Path) -> None:
+    folder = night / "ward 1" / "x"
+    entry = {"image": [str(folder / "lateral.dcm"), str(folder / "frontal.dcm")]}
+    assert len(StudyDataset(data=[entry], transform=BiplanarRadiographsd())) == 1
+
+
+def test_empty_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(StudyDataset(tmp_path, BiplanarRadiographsd())) == 0
+    assert "no radiographs found" in caplog.text

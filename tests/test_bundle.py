@@ -1,0 +1,37 @@
+"""Finding the bundle."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from spider_bundle import bundle
+
+
+def test_the_clone_is_found(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(bundle.ROOT_VARIABLE, raising=False)
+    assert bundle.bundle_root() == bundle_root
+
+
+def test_named_folder_wins_and_is_not_replaced(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle_root / "configs", tmp_path / "mine" / "configs")
+    monkeypatch.setenv(bundle.ROOT_VARIABLE, str(tmp_path / "mine"))
+    assert bundle.bundle_root() == tmp_path / "mine"
+    assert bundle.bundle_root(bundle_root) == bundle_root
+    with pytest.raises(FileNotFoundError):
+        bundle.bundle_root(tmp_path)
+
+
+def test_installation_keeps_it_under_its_prefix(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle_root / "configs", tmp_path / "share" / "spider_bundle" / "configs")
+    monkeypatch.delenv(bundle.ROOT_VARIABLE, raising=False)
+    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "lib" / "spider_bundle" / "bundle.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert bundle.bundle_root() == tmp_path / "share" / "spider_bundle"

@@ -1,0 +1,91 @@
+"""The command line as an operator types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.demo import write_demo_pair
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return write_demo_pair(tmp_path_factory.mktemp("pair"), shape=(160, 160), pitch=1.8)
+
+
+def spider(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def test_demo_writes_the_pair(tmp_path: Path) -> None:
+    code, output = spider("demo", tmp_path / "in")
+    assert code == 0
+    assert {Path(line).name for line in output.split()} == {"frontal.dcm", "lateral.dcm"}
+    assert all(Path(line).stat().st_size > 100_000 for line in output.split())
+
+
+@pytest.mark.slow
+def test_infer_two_files_with_overrides(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    code, output = spider(
+        *("infer", pair[1], pair[0], "-o", tmp_path / "out", "--spacing", 8, "--shape", 32),
+        *("--sod", "990,1010", "--frontal-mask", "0,0,20,30", "--precision", "float32"),
+    )
+    assert code == 0, output
+    assert "1 reconstructed, 0 refused" in output
+    (path,) = (tmp_path / "out").glob("*/report.json")
+    frontal, lateral = json.loads(path.read_text())["views"]
+    assert frontal["geometry"]["sod"] == {
+        "attribute": None,
+        "source": "override",
+        "unit": "mm",
+        "value": 990.0,
+    }
+    assert lateral["geometry"]["sod"]["value"] == 1010.0
+    assert frontal["geometry"]["mask_boxes"]["source"] == "override"
+    assert "mask_boxes" not in lateral["geometry"]
+
+
+def test_refused_study_ends_with_its_code(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    code, output = spider("infer", pair[0], pair[0], "-o", tmp_path / "out")
+    assert code == EXIT_REFUSED
+    assert "0 reconstructed, 1 refused" in output
+    refused = json.loads((tmp_path / "out" / "refused.json").read_text())["refused"]
+    assert "E06" in {found["code"] for found in refused[0]["findings"]}
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nowhere.dcm", "-o", "out"],
+        ["--sod", "near"],
+        ["--sod", "1,2,3"],
+        ["--view", "PA"],
+        ["--view", "PA,XX"],
+        ["--frontal-orientation", "L"],
+        ["--lateral-mask", "1,2,3"],
+        ["--spacing", "0"],
+    ],
+)
+def test_bad_usage_is_told(arguments: list[str], pair: tuple[Path, Path], tmp_path: Path) -> None:
+    files = [] if "nowhere.dcm" in arguments else [*pair, "-o", tmp_path / "out"]
+    code, output = spider("infer", *files, *arguments)
+    assert code == EXIT_USAGE
+    assert "Traceback" not in output
+    assert not (tmp_path / "out").exists()
+
+
+def test_unexpected_failure_names_no_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    weights = tmp_path / "Doe_Jane.pt"
+    weights.write_bytes(b"not weights")
+    code, output = spider("infer", *pair, "-o", tmp_path / "out", "--weights", weights)
+    assert code == EXIT_FAILED
+    assert "failed" in output
+    assert "Doe" not in output
+    assert "Traceback" not in output
+    assert not list((tmp_path / "out").glob("*/report.json"))
