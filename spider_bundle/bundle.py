@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -53,6 +54,8 @@ def inference_workflow(
     """
     from monai.bundle import ConfigWorkflow  # heavy: keeps the command line's help fast
 
+    # it warns that logging was left to the caller, which is what is wanted
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     folder = bundle_root(root)
     workflow = ConfigWorkflow(
         config_file=str(folder / "configs" / "inference.json"),

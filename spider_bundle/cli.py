@@ -29,8 +29,8 @@ app = typer.Typer(
 def main() -> None:
     """Head CT and labels from two radiographs. Research use only, never for diagnosis."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
-    for noisy in ("ignite", "monai"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # ignite logs failures with a traceback, which may name files; they are reported below
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
 
 
@@ -129,6 +129,7 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int]:
     from spider_bundle.bundle import inference_workflow
 
     try:
+        overrides["handlers::1::_disabled_"] = True  # no statistics of a run without scores
         workflow = inference_workflow(overrides, root)
         workflow.run()
         dataset = workflow.parser.get_parsed_content("dataset")

@@ -12,6 +12,7 @@ from monai.inferers import Inferer
 from torch import nn
 
 from spider_bundle.geometry import Grid
+from spider_bundle.networks import SPIDER
 from spider_bundle.precision import autocast
 
 
@@ -71,7 +72,7 @@ class VolumeInferer(Inferer):
         self.seconds = 0.0
 
     def __call__(
-        self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any
+        self, inputs: torch.Tensor, network: SPIDER, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
         """Return logits and intensity, ``(B, K + 1, X, Y, Z)``.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 
 from spider_bundle.files import atomic_path
 from spider_bundle.weights import save_weights
@@ -45,7 +46,11 @@ class ResumableCheckpoint:
             return
         saved = torch.load(path, map_location="cpu", weights_only=True)
         for name, item in self.state.items():
-            item.load_state_dict(saved[name])
+            if isinstance(item, LRScheduler):
+                # progress only: how long the schedule is stays with the config
+                item.last_epoch = saved[name]["last_epoch"]
+            else:
+                item.load_state_dict(saved[name])
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["iteration"]
         _log.info("resumed after epoch %d, iteration %d", saved["epoch"], saved["iteration"])

@@ -56,6 +56,14 @@ def test_metadata_agrees_with_code(bundle_root: Path) -> None:
     meta = read(bundle_root, "metadata.json")
     assert meta["version"] == __version__
     assert __version__ in meta["changelog"]
+    pins = dict(
+        line.lower().split("==")
+        for line in (bundle_root / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    required = {**meta["required_packages_version"], "torch": meta["pytorch_version"]}
+    required |= {"monai": meta["monai_version"], "numpy": meta["numpy_version"]}
+    assert required == {name: pins[name] for name in required}
     # MONAI Label takes its label names from here
     channels = meta["network_data_format"]["outputs"]["pred"]["channel_def"]
     assert channels == {str(value): name for value, name in LABEL_NAMES.items()}

@@ -12,6 +12,7 @@ from pathlib import Path
 import monai.bundle
 import pytest
 import typer
+import typer.core
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.evaluation.tables import SCORE_NAMES
@@ -67,7 +68,8 @@ def options_of(code: str) -> list[str]:
 def spider_options() -> set[str]:
     group = typer.main.get_command(app)
     names = {"help"}
-    for command in group.commands.values():  # type: ignore[attr-defined]
+    assert isinstance(group, typer.core.TyperGroup)
+    for command in group.commands.values():
         for parameter in command.params:
             names |= {o.removeprefix("--") for o in (*parameter.opts, *parameter.secondary_opts)}
     return names
@@ -208,10 +210,10 @@ def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
 
 
 @every_page
-def test_pages_name_no_place_of_a_machine_and_are_plain_text(page: Path) -> None:
+def test_pages_name_no_place_of_a_machine_and_hold_no_pictographs(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.search(r"(?<![\w.])/(?:work|home|root|Users|tmp)/", text)
-    assert all(ord(character) < 128 for character in text)
+    assert all(ord(character) < 0x2600 for character in text)
 
 
 def test_index_links_every_page() -> None:

@@ -33,7 +33,7 @@ def mean_head(
     total: npt.NDArray[np.float64] | None = None
     votes: npt.NDArray[np.int64] | None = None
     count = 0
-    affine = None
+    affine = np.eye(4)
     for entry in entries:
         case = load_case(entry)
         if total is None or votes is None:

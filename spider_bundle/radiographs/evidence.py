@@ -54,7 +54,7 @@ _OBLIQUE_WORDS = (
 _HEAD_PARTS = ("HEAD", "SKULL")
 _HEAD_CODES = ("89546000", "T-11100", "69536005", "T-D1100")
 # Positioner primary angle of each nominal view (DICOM C.8.7.5.1.2).
-_NOMINAL_ANGLE = {
+NOMINAL_PRIMARY = {
     ViewPosition.PA: 0.0,
     ViewPosition.LL: 90.0,
     ViewPosition.AP: 180.0,
@@ -166,7 +166,7 @@ def _wrapped(degrees: float) -> float:
 
 
 def _deviation(angles: tuple[float, float], position: ViewPosition) -> float:
-    return max(abs(_wrapped(angles[0] - _NOMINAL_ANGLE[position])), abs(_wrapped(angles[1])))
+    return max(abs(_wrapped(angles[0] - NOMINAL_PRIMARY[position])), abs(_wrapped(angles[1])))
 
 
 def _named_view(
@@ -187,7 +187,7 @@ def _named_view(
 
 def rotation_from_nominal(position: ViewPosition, angles: tuple[float, float]) -> FloatArray:
     """Rotation from a nominal view to positioner angles in degrees, shape ``(3, 3)``."""
-    return positioner_rotation(*angles) @ positioner_rotation(_NOMINAL_ANGLE[position]).T
+    return positioner_rotation(*angles) @ positioner_rotation(NOMINAL_PRIMARY[position]).T
 
 
 def _angled_view(angles: tuple[float, float]) -> ViewEvidence:

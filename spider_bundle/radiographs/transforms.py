@@ -25,7 +25,7 @@ from spider_bundle.radiographs.pair import (
 )
 from spider_bundle.radiographs.read import Radiograph
 
-_UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "angles": "deg"}
+_UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "positioner_angles": "deg"}
 
 
 class BiplanarRadiographsd(Transform):
@@ -156,10 +156,11 @@ def _view_facts(role: str, radiograph: Radiograph, projection: torch.Tensor) -> 
         value, source = sourced["value"], sourced["source"]
         if isinstance(value, (list, tuple)) and not all(isinstance(v, float) for v in value):
             value = " ".join(map(str, value))
-        stated = source in ("override", "default", "derived")
+        stated = source in ("override", "default")
+        kind = "derived" if " " in source else "attribute"  # a keyword, or why in words
         geometry[name] = {
             "value": value,
-            "source": source if stated else "attribute",
+            "source": source if stated else kind,
             "attribute": None if stated else source,
             "unit": _UNITS.get(name),
         }

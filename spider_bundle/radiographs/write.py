@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,8 @@ _VIEW_CODES = {
     ViewPosition.RL: ("399198007", "right lateral"),
 }
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
 
 @dataclass(frozen=True)
 class SyntheticIdentity:
@@ -61,8 +64,8 @@ def log_scale(bits: int = 16) -> float:
 
 
 def reorient(
-    image: npt.NDArray[np.generic], view: View, orientation: tuple[str, str]
-) -> tuple[npt.NDArray[np.generic], View]:
+    image: npt.NDArray[Scalar], view: View, orientation: tuple[str, str]
+) -> tuple[npt.NDArray[Scalar], View]:
     """Turn or mirror an image so that it has another PatientOrientation.
 
     Args:

@@ -100,12 +100,56 @@ def test_recipe_finds_the_labels_of_other_heads(seed: int) -> None:
     assert_good(found, exact, {Label.BONE: 0.8, Label.INTRACRANIAL: 0.9, Label.SOFT_TISSUE: 0.8})
 
 
-def test_spacing_along_each_axis_is_used() -> None:
-    """An anisotropic grid of the same head: structuring elements are in mm, not voxels."""
-    hu, structure = HeadPhantom.nominal().voxelise(Grid.centred((4, 4, 2), (48, 58, 128)), 2)
-    exact = np.where(structure == Label.MANDIBLE, Label.BONE, structure)
-    found = label_head(hu, (4.0, 4.0, 2.0))
-    assert_good(found, exact, {**LEAST[COARSE], Label.INTERNAL_AIR: 0.75})
+def ball(grid: Grid, centre: tuple[float, float, float], radius: float) -> npt.NDArray[np.bool_]:
+    inside: npt.NDArray[np.bool_] = np.linalg.norm(grid.points() - centre, axis=-1) < radius
+    return inside
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "speck", "bone"),
+    [
+        ((2.0, 2.0, 2.0), (48, 48, 48), (3, 3, 2), (3, 3, 4)),
+        ((4.0, 4.0, 2.0), (24, 24, 48), (2, 2, 1), (2, 2, 2)),
+        ((4.0, 2.0, 4.0), (24, 48, 24), (2, 1, 2), (2, 2, 2)),
+    ],
+)
+def test_specks_are_told_from_bone_by_their_volume(
+    spacing: tuple[float, float, float],
+    shape: tuple[int, int, int],
+    speck: tuple[int, int, int],
+    bone: tuple[int, int, int],
+) -> None:
+    """0.13 to 0.14 ml is a speck and 0.26 to 0.29 ml is bone, whatever the voxels."""
+    grid = Grid.centred(spacing, shape)
+    hu = np.where(ball(grid, (0, 0, 0), 40.0), 40.0, -1000.0)
+    middle = np.array(shape) // 2
+    blocks = []
+    for size, away in ((speck, -16.0), (bone, 16.0)):
+        first = middle + np.array([round(away / spacing[0]), 0, 0])
+        block = tuple(slice(f, f + n) for f, n in zip(first, size, strict=True))
+        hu[block] = 600.0
+        blocks.append(block)
+    found = label_head(hu, spacing)
+    assert (found[blocks[0]] != Label.BONE).all()
+    assert (found[blocks[1]] == Label.BONE).all()
+    assert (found == Label.BONE).sum() == np.prod(bone)
+
+
+@pytest.mark.parametrize(("thickness", "kept"), [(6.0, False), (12.0, True)])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_body_is_opened_by_a_length_in_mm(axis: int, thickness: float, kept: bool) -> None:
+    """What hangs on by less than twice the 4 mm of the opening does not belong to the head."""
+    spacing = [3.0, 3.0, 3.0]
+    spacing[axis] = 1.5
+    shape = [round(n / s) for n, s in zip((120, 180, 120), spacing, strict=True)]
+    grid = Grid.centred(spacing, shape)
+    head, thing = ball(grid, (0, -35, 0), 40.0), ball(grid, (0, 58, 0), 18.0)
+    points = grid.points()
+    bridge = (np.abs(points[..., axis]) < thickness / 2) & (np.abs(points[..., 2 - axis]) < 15)
+    bridge &= (points[..., 1] > -30) & (points[..., 1] < 60)
+    mask = head_mask(np.where(head | thing | bridge, 40.0, -1000.0), spacing)
+    assert mask[head].all()
+    assert mask[thing].all() if kept else not mask[thing].any()
 
 
 def test_headrest_is_left_out(coarse: Volume) -> None:
