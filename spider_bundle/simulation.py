@@ -24,7 +24,6 @@ from spider_bundle.geometry import (
     View,
     ViewPosition,
     isocentric_view,
-    positioner_rotation,
     resize_matrix,
     rotation_about,
 )
@@ -81,9 +80,10 @@ class AcquisitionRanges:
             position = choices[rng.randint(2)]
             sod = rng.uniform(*self.sod)
             sdd = sod + rng.uniform(*self.detector_distance)
-            turn = positioner_rotation(
-                rng.uniform(-self.rotation, self.rotation), rng.uniform(-self.tilt, self.tilt)
-            )
+            turn = rotation_about(2, rng.uniform(-self.rotation, self.rotation))
+            # towards head or feet: about the horizontal axis across the beam
+            across = 0 if position.is_frontal else 1
+            turn = turn @ rotation_about(across, rng.uniform(-self.tilt, self.tilt))
             pitch = pixel_size * sdd / sod
             told = isocentric_view(
                 position,

@@ -213,6 +213,7 @@ def test_training_then_evaluation_on_phantoms(tmp_path: Path) -> None:
         weights=str(tmp_path / "run" / "model.pt"),
         output_dir=str(tmp_path / "eval"),
         mean_ct={"psnr_db": 20.0},
+        controls={name: {} for name in ("shuffled", "lateral_flipped", "frontal_flipped")},
         **shared,
     )
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())

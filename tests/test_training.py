@@ -21,7 +21,7 @@ EPOCHS = 4
 ITERATIONS = 3
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for the end of the process."""
 
 
@@ -90,9 +90,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def killed_at(folder: Path, iteration: int) -> None:
     def kill(engine: Engine) -> None:
         if engine.state.iteration == iteration:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(folder, kill).trainer.run()
 
 
@@ -137,12 +137,12 @@ def test_kill_while_the_checkpoint_is_written(
         calls.append(target)
         if len(calls) == 3:  # checkpoint and model of epoch 1, then the checkpoint of epoch 2
             Path(target).write_bytes(b"PK\x03\x04 not a whole file")
-            raise Killed
+            raise KilledError
         save(value, target)
 
     monkeypatch.setattr(torch, "save", half_a_file)
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         Run(tmp_path).trainer.run()
     monkeypatch.undo()
     left = {path.name for path in tmp_path.iterdir()}

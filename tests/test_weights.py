@@ -82,7 +82,7 @@ def test_other_networks_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     torch.save(network(0), tmp_path / "model.pt")
-    with pytest.raises(Exception, match="weights_only|Weights only"):
+    with pytest.raises(Exception, match=r"weights_only|Weights only"):
         load_weights(network(0), tmp_path / "model.pt")
 
 

@@ -70,7 +70,7 @@ def score_mean_head(
     rows = []
     for entry in validation:
         case = load_case(entry)
-        scores = score_case(hu, labels, case.hu, case.structure, case.measured)
+        scores = score_case(hu, labels, case.hu, case.structure, case.measured, case.grid.spacing)
         rows.append({"case": entry["case"], **scores})
     means = mean_scores(rows)
     if output_dir is not None:

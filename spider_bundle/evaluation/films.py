@@ -117,6 +117,7 @@ def score_files(study: str | Path, case: HeadCase) -> dict[str, float | None]:
         case.hu,
         case.structure,
         case.measured,
+        case.grid.spacing,
     )
 
 

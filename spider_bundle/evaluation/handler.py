@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
@@ -49,6 +50,7 @@ class CaseScores:
                 case["ct"].cpu().numpy(),
                 case["structure"].cpu().numpy(),
                 case["measured"].cpu().numpy(),
+                np.linalg.norm(case["affine"][:3, :3].cpu().numpy(), axis=0).tolist(),
             )
             self.rows.append({"case": case["case"], **scores})
 

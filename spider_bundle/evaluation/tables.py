@@ -12,17 +12,18 @@ import numpy as np
 
 from spider_bundle.files import atomic_path
 
+_STRUCTURES = ("bone", "soft_tissue", "intracranial", "internal_air", "mandible")
+
 SCORE_NAMES: dict[str, str] = {
     "psnr_db": "PSNR, dB",
     "psnr_head_db": "PSNR in the head, dB",
+    "ssim": "3D SSIM",
     "mae_hu": "MAE, HU",
     "mae_head_hu": "MAE in the head, HU",
-    "dice_bone": "bone Dice",
     "dice_bone_thresholded": "bone Dice of CT > 250 HU",
-    "dice_soft_tissue": "soft tissue Dice",
-    "dice_intracranial": "intracranial Dice",
-    "dice_internal_air": "internal air Dice",
-    "dice_mandible": "mandible Dice",
+    **{f"dice_{name}": f"{name.replace('_', ' ')} Dice" for name in _STRUCTURES},
+    **{f"hd95_{name}_mm": f"{name.replace('_', ' ')} HD95, mm" for name in _STRUCTURES},
+    **{f"assd_{name}_mm": f"{name.replace('_', ' ')} ASSD, mm" for name in _STRUCTURES},
 }
 """Titles of the scores, in the order of the table."""
 
@@ -78,7 +79,7 @@ def write_comparison(path: str | Path, columns: Mapping[str, Mapping[str, float]
     for name, title in SCORE_NAMES.items():
         values = [means.get(name) for means in columns.values()]
         if any(value is not None for value in values):
-            digits = 3 if "dice" in name else 2 if "psnr" in name else 1
+            digits = 3 if "dice" in name or name == "ssim" else 1 if "hu" in name else 2
             cells = ["–" if value is None else f"{value:.{digits}f}" for value in values]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     table = "\n".join(lines) + "\n"

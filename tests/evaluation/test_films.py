@@ -66,7 +66,7 @@ def test_real_heads_from_files_beat_the_mean_head(tmp_path: Path, shared_data: P
         inference_workflow(overrides).run()
         (report,) = (work / "out").glob("*/report.json")
         scores = score_files(report.parent, case)
-        mean = score_case(hu, labels, case.hu, case.structure, case.measured)
+        mean = score_case(hu, labels, case.hu, case.structure, case.measured, case.grid.spacing)
         assert scores["psnr_db"] is not None
         assert mean["psnr_db"] is not None
         assert scores["psnr_db"] > mean["psnr_db"] + 1

@@ -1,4 +1,4 @@
-"""Codes of points: hash encoding against a hand-written reference, Fourier features, separability."""
+"""Codes of points: hash encoding against a hand-written reference, Fourier features."""
 
 from __future__ import annotations
 
