@@ -47,11 +47,13 @@ def main() -> None:
                 print_header(options, result)
                 header_printed = True
             if reference is None:
-                reference = result["seconds"]
+                reference = result
             note = "" if fraction == 1 else f"time of 1/{round(1 / fraction)} of the points, scaled"
             print(
                 f"{size:>4}^3  {path:<7} {precision:<9} {result['seconds']:>9.3f}"
-                f" {reference / result['seconds']:>9.2f} {result['peak_mb']:>9.0f}"
+                f" {reference['seconds'] / result['seconds']:>9.2f} {result['cpu_seconds']:>9.3f}"
+                f" {reference['cpu_seconds'] / result['cpu_seconds']:>9.2f}"
+                f" {result['peak_mb']:>9.0f}"
                 f" {result['base_mb']:>9.0f} {result['device_mb']:>9.0f}  {note}",
                 flush=True,
             )
@@ -113,10 +115,15 @@ def print_header(options: argparse.Namespace, result: dict[str, Any]) -> None:
         f"points at a time: plain {options.plain_chunk}, folded at most {options.chunk} "
         f"(the network takes fewer on CPUs)"
     )
-    print("speed: against plain float32; base: memory before decoding; both RSS of the process\n")
     print(
-        f"{'grid':>6}  {'path':<7} {'precision':<9} {'seconds':>9} {'speed':>9} {'peak MB':>9}"
-        f" {'base MB':>9} {'GPU MB':>9}"
+        "speed: against plain float32, in time passed and in CPU time of all threads (on a machine "
+        "that is busy otherwise only the latter, with --threads 1, can be compared)"
+    )
+    print("peak: resident memory of the process at most; base: before decoding\n")
+    print(
+        f"{'grid':>6}  {'path':<7} {'precision':<9} {'seconds':>9} {'speed':>9}"
+        f" {'CPU s':>9} {'speed':>9}"
+        f" {'peak MB':>9} {'base MB':>9} {'GPU MB':>9}"
     )
 
 
@@ -186,21 +193,23 @@ def measure(
             out[index] = network.decode(maps, projection, points[None])[0].float()
         return out
 
-    def seconds() -> float:
-        start = time.perf_counter()
+    def seconds() -> tuple[float, float]:
+        start, cpu_start = time.perf_counter(), time.process_time()
         _ = folded() if path == "folded" else plain()
         if device == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter() - start, time.process_time() - cpu_start
 
     with torch.inference_mode(), autocast(device, precision):
         maps = network.encode(image)
         base_mb = peak_rss_mb()
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        best = min(seconds() for _ in range(repeats))
+        runs = [seconds() for _ in range(repeats)]
+    share = fraction if path == "plain" else 1.0
     return {
-        "seconds": best / (fraction if path == "plain" else 1.0),
+        "seconds": min(run[0] for run in runs) / share,
+        "cpu_seconds": min(run[1] for run in runs) / share,
         "peak_mb": peak_rss_mb(),
         "base_mb": base_mb,
         "device_mb": torch.cuda.max_memory_allocated() / 1e6 if device == "cuda" else 0.0,

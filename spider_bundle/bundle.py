@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import site
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,22 @@ def bundle_root(explicit: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         explicit: The folder; if not given, the environment variable ``SPIDER_BUNDLE_ROOT``, then
-            the clone that this package was imported from, then the place where an installation
+            the clone that this package was imported from, then the places where an installation
             puts them.
 
     Raises:
         FileNotFoundError: None of them holds ``configs/inference.json``.
     """
     named = explicit or os.environ.get(ROOT_VARIABLE)
+    # a virtual environment, the system's own scheme (Debian: /usr/local), pip install --user
+    bases = (sys.prefix, sysconfig.get_path("data"), site.getuserbase())
     places = (
         [Path(named)]
         if named
-        else [Path(__file__).resolve().parents[1], Path(sys.prefix, "share", "spider_bundle")]
+        else [
+            Path(__file__).resolve().parents[1],
+            *(Path(base, "share", "spider_bundle") for base in bases),
+        ]
     )
     for place in places:
         if (place / "configs" / "inference.json").is_file():

@@ -51,7 +51,7 @@ def infer(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     spacing: Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)] = 2.0,
-    shape: Annotated[int, typer.Option(help="Voxels along each axis.", min=8)] = 128,
+    shape: Annotated[int, typer.Option(help="Voxels along each axis.", min=8, max=512)] = 128,
     sod: Annotated[
         str, typer.Option(help="Source to isocentre, mm: one value, or FRONTAL,LATERAL.")
     ] = "",
@@ -104,35 +104,41 @@ def infer(
             stated["frame"] = frame
         if allow_secondary_capture:
             stated["allow_secondary_capture"] = True
-        overrides = {"overrides": stated, **_dataset(inputs)}
+        overrides = {"overrides": stated, **_dataset(inputs), **_computation(device, precision)}
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     overrides |= {
-        "output_dir": str(output),
+        "output_dir": _config_path(output),
         "spacing": spacing,
         "shape": shape,
-        "precision": precision,
         "dataset::allow_secondary_capture": allow_secondary_capture,
     }
-    if device:
-        overrides["device"] = f"$torch.device({device!r})"
     if weights is not None:
-        overrides["weights"] = str(weights)
-    refused, done = _run(overrides, bundle_root)
-    typer.echo(f"{done} reconstructed, {len(refused)} refused; results in {output}")
+        overrides["weights"] = _config_path(weights)
+    refused, failed, done = _run(overrides, bundle_root)
+    lost = f", {failed} not written" if failed else ""
+    typer.echo(f"{done} reconstructed, {len(refused)} refused{lost}; results in {output}")
+    if failed:
+        raise typer.Exit(EXIT_FAILED)
     if refused or not done:
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int]:
-    """Run the inference config; returns the refusals and the number of studies reconstructed."""
+def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, int]:
+    """Run the inference config.
+
+    Returns:
+        The refusals, and the numbers of studies that could not be written and that were.
+    """
     from spider_bundle.bundle import inference_workflow
 
     try:
         overrides["handlers::1::_disabled_"] = True  # no statistics of a run without scores
+        overrides["postprocessing::transforms::1::keep_going"] = True
         workflow = inference_workflow(overrides, root)
         workflow.run()
         dataset = workflow.parser.get_parsed_content("dataset")
+        writer = workflow.parser.get_parsed_content("postprocessing").transforms[1]
     except Exception as error:
         if os.environ.get("SPIDER_DEBUG"):
             raise
@@ -146,7 +152,7 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int]:
             err=True,
         )
         raise typer.Exit(EXIT_FAILED) from None
-    return dataset.refused, len(dataset)
+    return dataset.refused, len(writer.failed), len(dataset) - len(writer.failed)
 
 
 def _dataset(inputs: list[Path]) -> dict[str, Any]:
@@ -156,11 +162,37 @@ def _dataset(inputs: list[Path]) -> dict[str, Any]:
         ValueError: Not one folder or two files.
     """
     if len(inputs) == 1 and inputs[0].is_dir():
-        return {"dataset_dir": str(inputs[0])}
+        return {"dataset_dir": _config_path(inputs[0])}
     if len(inputs) == 2 and all(path.is_file() for path in inputs):
-        pair = {"frontal": str(inputs[0]), "lateral": str(inputs[1])}
+        pair = {"frontal": _config_path(inputs[0]), "lateral": _config_path(inputs[1])}
         return {"dataset::folder": None, "dataset::data": [{"image": pair}]}
     raise ValueError("name two existing DICOM files, or one existing folder")
+
+
+def _config_path(path: Path) -> str:
+    """A path as a config value; MONAI would evaluate a relative one that starts with ``$``."""
+    return str(path.absolute())
+
+
+def _computation(device: str, precision: str) -> dict[str, Any]:
+    """Config values of device and precision.
+
+    Raises:
+        ValueError: There is no such device or precision.
+    """
+    import torch
+
+    from spider_bundle.precision import autocast
+
+    autocast("cpu", precision)
+    values: dict[str, Any] = {"precision": precision}
+    if device:
+        try:
+            torch.zeros(1, device=device)
+        except (RuntimeError, AssertionError):
+            raise ValueError(f"there is no device {device!r} here") from None
+        values["device"] = f"$torch.device({device!r})"
+    return values
 
 
 def _stated_overrides(

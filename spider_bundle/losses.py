@@ -30,8 +30,8 @@ class JointLoss(nn.Module):
 
     Structure is supervised by cross-entropy and Dice. A point with several allowed labels is
     supervised by their union: cross-entropy takes the sum of their probabilities (marginal loss,
-    Shi et al., Med Image Anal 70, 2021), and Dice shares the point among them as the prediction
-    does, so that neither is pulled.
+    Shi et al., Med Image Anal 70, 2021), and Dice counts the point only for the labels that it
+    cannot have, so that none of the allowed ones is favoured.
 
     Args:
         l1: Weight of the mean absolute error of the normalised intensity.
@@ -125,9 +125,10 @@ class JointLoss(nn.Module):
 def _dice_loss(logits: torch.Tensor, weight: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
     """One minus the mean Dice over the labels present, over all points of the batch."""
     probability = logits.softmax(dim=-1)
-    shared = allowed * probability.detach()
-    reference = shared / shared.sum(dim=-1, keepdim=True).clamp_min(1e-6)
-    w = weight[..., None]
+    known = (allowed.sum(dim=-1, keepdim=True) == 1).to(allowed)
+    reference = allowed * known
+    # an ambiguous point counts only for the labels that it cannot have
+    w = weight[..., None] * (known + (1 - known) * (1 - allowed))
     dims = tuple(range(logits.ndim - 1))
     overlap = (w * probability * reference).sum(dims)
     size = (w * (probability + reference)).sum(dims)

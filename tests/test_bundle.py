@@ -35,3 +35,13 @@ def test_installation_keeps_it_under_its_prefix(
     monkeypatch.setattr(bundle, "__file__", str(tmp_path / "lib" / "spider_bundle" / "bundle.py"))
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert bundle.bundle_root() == tmp_path / "share" / "spider_bundle"
+
+
+def test_user_installation_is_found(
+    bundle_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(bundle_root / "configs", tmp_path / "share" / "spider_bundle" / "configs")
+    monkeypatch.delenv(bundle.ROOT_VARIABLE, raising=False)
+    monkeypatch.setattr(bundle, "__file__", str(tmp_path / "lib" / "spider_bundle" / "bundle.py"))
+    monkeypatch.setattr(bundle.site, "getuserbase", lambda: str(tmp_path))
+    assert bundle.bundle_root() == tmp_path / "share" / "spider_bundle"

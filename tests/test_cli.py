@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.radiographs.pair import study_key
+from spider_bundle.radiographs.write import SyntheticIdentity
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,9 @@ def test_refused_study_ends_with_its_code(pair: tuple[Path, Path], tmp_path: Pat
         ["--frontal-orientation", "L"],
         ["--lateral-mask", "1,2,3"],
         ["--spacing", "0"],
+        ["--shape", "2000"],
+        ["--precision", "half"],
+        ["--device", "abacus"],
     ],
 )
 def test_bad_usage_is_told(arguments: list[str], pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -89,3 +94,35 @@ def test_unexpected_failure_names_no_file(pair: tuple[Path, Path], tmp_path: Pat
     assert "Doe" not in output
     assert "Traceback" not in output
     assert not list((tmp_path / "out").glob("*/report.json"))
+
+
+def test_a_file_name_is_never_evaluated(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "$open('evaluated','w')"
+    Path(name).write_bytes(pair[0].read_bytes())
+    code, output = spider("infer", name, name, "-o", tmp_path / "out")
+    assert code == EXIT_REFUSED, output
+    assert not Path("evaluated").exists()
+
+
+@pytest.mark.slow
+def test_a_study_that_cannot_be_written_takes_no_other_down(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    films, out = tmp_path / "films", tmp_path / "out"
+    other = write_demo_pair(films / "a", name="other", shape=(160, 160), pitch=1.8)
+    for path in pair:
+        (films / path.name).write_bytes(path.read_bytes())
+    blocked = study_key(SyntheticIdentity("other").uid("study"))
+    (out / blocked).mkdir(parents=True)
+    (out / blocked / "notes.txt").touch()  # not a study, so it must not be replaced
+    code, output = spider("infer", films, "-o", out, "--spacing", 8, "--shape", 32)
+    assert code == EXIT_FAILED
+    assert "1 reconstructed, 0 refused, 1 not written" in output
+    (report,) = out.glob("*/report.json")
+    assert report.parent.name != blocked
+    assert (out / blocked / "notes.txt").exists()
+    assert json.loads((out / "refused.json").read_text())["refused"] == []
+    assert str(other[0].parent) not in output

@@ -16,7 +16,7 @@ from spider_bundle.networks import SPIDER
 from spider_bundle.networks.spider import nominal_projection
 
 GRID = Grid.centred((11.0, 13.0, 17.0), (6, 5, 7))
-OTHER_GRID = Grid.centred((11.0, 13.0, 17.0), (6, 5, 8))
+LONGER_GRID = Grid.from_ras(GRID.ras_affine, (6, 5, 8))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_grid_need_not_be_centred_nor_ras(network: SPIDER) -> None:
 
 
 def test_mixed_grids_are_refused(network: SPIDER) -> None:
-    shapes = collated(radiographs(0, 900.0), radiographs(1, 900.0, OTHER_GRID))
+    shapes = collated(radiographs(0, 900.0), radiographs(1, 900.0, LONGER_GRID))
     with pytest.raises(ValueError, match="share one output grid"):
         infer(network, shapes)
     coarse = Grid.centred((22.0, 13.0, 17.0), (6, 5, 7))

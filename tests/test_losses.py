@@ -146,12 +146,7 @@ def test_superset_is_the_probability_of_the_union() -> None:
     assert float(value) == pytest.approx(-math.log(0.3 + 0.2), rel=1e-5)
 
 
-DICE_SHARPENS = pytest.mark.xfail(
-    strict=True,
-    reason="Dice takes the prediction's own share as the reference, whose overlap still grows when "
-    "the likelier label takes more; removing this changes training",
-)
-TERMS = ["cross_entropy", pytest.param("dice", marks=DICE_SHARPENS)]
+TERMS = ["cross_entropy", "dice"]
 LIKELY = torch.tensor([0.0, 0.0, 2.0, 0.0, 0.0, 1.0])
 
 
@@ -168,7 +163,7 @@ def structure_gradient(logits: torch.Tensor, truth: torch.Tensor, term: str) -> 
     return z.grad
 
 
-@pytest.mark.parametrize("term", ["cross_entropy", "dice"])
+@pytest.mark.parametrize("term", TERMS)
 def test_superset_pulls_equally_likely_labels_alike(term: str) -> None:
     gradient = structure_gradient(torch.zeros(K), superset(2, 5), term)
     assert float(gradient[2]) == pytest.approx(float(gradient[5]), abs=1e-7)

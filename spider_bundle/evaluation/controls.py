@@ -17,6 +17,8 @@ from spider_bundle.networks import SPIDER
 
 CONTROLS = ("shuffled", "lateral flipped", "frontal flipped")
 
+_GRID_KEYS = ("spatial_shape", "original_affine")
+
 
 def score_control(
     control: str,
@@ -58,7 +60,9 @@ def score_control(
         if control != "shuffled":
             view = 1 if control == "lateral flipped" else 0
             shown[view] = shown[view].flip(-1)
-        batch = MetaTensor(shown[None].to(device), meta=dict(image.meta))
+        # the reconstruction is compared with this case, so it is made on this case's grid
+        grid = {k: case["image"].meta[k] for k in _GRID_KEYS if k in case["image"].meta}
+        batch = MetaTensor(shown[None].to(device), meta={**image.meta, **grid})
         prediction = inferer(batch, network)[0].cpu()
         scores = score_case(
             denormalise_hu(prediction[-1]).numpy(),

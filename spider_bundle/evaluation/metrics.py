@@ -54,12 +54,16 @@ def dice(prediction: Mask, reference: Mask, mask: Mask) -> float | None:
     return 2.0 * overlap / (size + int(prediction[mask].sum()))
 
 
-def ssim(prediction: Volume, reference: Volume, mask: Mask) -> float:
+def ssim(prediction: Volume, reference: Volume, mask: Mask) -> float | None:
     """Mean 3D SSIM over the masked voxels (Gaussian window, sigma 1.5 voxels, 11 voxels wide).
 
     Both volumes are in HU ``(X, Y, Z)`` and taken on the window, whose width is the data range.
-    The outermost 5 voxels, where the window leaves the volume, are not counted.
+    The outermost 5 voxels, where the window leaves the volume, are not counted. None if no masked
+    voxel is left.
     """
+    inner = mask[5:-5, 5:-5, 5:-5]
+    if not inner.any():
+        return None
     similarity, _ = compute_ssim_and_cs(
         *(torch.from_numpy(normalise_hu(v)).float()[None, None] for v in (prediction, reference)),
         spatial_dims=3,
@@ -67,7 +71,7 @@ def ssim(prediction: Volume, reference: Volume, mask: Mask) -> float:
         kernel_sigma=[1.5] * 3,
         data_range=1.0,
     )
-    return float(similarity[0, 0].numpy()[mask[5:-5, 5:-5, 5:-5]].mean(dtype=np.float64))
+    return float(similarity[0, 0].numpy()[inner].mean(dtype=np.float64))
 
 
 def surface_distances(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def write_scores(
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / f"{stem}.json") as path:
-        text = json.dumps({"mean": means, "cases": rows}, indent=2)
+        text = json.dumps({"mean": _finite(means), "cases": list(map(_finite, rows))}, indent=2)
         path.write_text(text + "\n", encoding="utf-8")
     with (
         atomic_path(folder / f"{stem}.csv") as path,
@@ -60,6 +61,14 @@ def write_scores(
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]) if rows else ["case"])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores with None for infinity (a perfect PSNR), which JSON does not know."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in scores.items()
+    }
 
 
 def write_comparison(path: str | Path, columns: Mapping[str, Mapping[str, float]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -17,8 +18,10 @@ from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import attenuation, denormalise_hu
 from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts
-from spider_bundle.outputs.study import write_study
+from spider_bundle.outputs.study import StudyError, write_study
 from spider_bundle.projection import project_volume
+
+_log = logging.getLogger(__name__)
 
 
 class CTAndLabelsd(Transform):
@@ -29,9 +32,16 @@ class CTAndLabelsd(Transform):
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace ``pred`` and add ``ct``."""
+        """Replace ``pred`` and add ``ct``.
+
+        Raises:
+            ValueError: The prediction holds NaN or infinity, which no integer can show.
+        """
         out = dict(data)
         prediction = torch.as_tensor(out["pred"]).detach()
+        # a sum is finite only if all values are, and takes no memory
+        if not torch.isfinite(prediction.sum()):
+            raise ValueError("the network's output is not finite")
         affine = torch.as_tensor(out["image"].meta["original_affine"])
         hu = denormalise_hu(prediction[-1:].float()).round().to(torch.int16)
         labels = prediction[:-1].argmax(dim=0, keepdim=True).to(torch.uint8)
@@ -49,6 +59,11 @@ class WriteStudyd(Transform):
         device: Device of the network, for the report.
         pixel_size: Pixel size of the network's image at the isocentre, mm.
         seconds: Object whose ``seconds`` is the time of the last reconstruction (the inferer).
+        keep_going: Go on with the next study when one cannot be written; otherwise that error ends
+            the run.
+
+    Attributes:
+        failed: Why each study that could not be written was not, by study key, if ``keep_going``.
     """
 
     def __init__(
@@ -58,15 +73,24 @@ class WriteStudyd(Transform):
         device: Any = "cpu",
         pixel_size: float = 1.2,
         seconds: Any = None,
+        keep_going: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.weights_sha256 = file_sha256(weights) if weights and Path(weights).exists() else None
         self.device = str(device)
         self.pixel_size = pixel_size
         self.clock = seconds
+        self.keep_going = keep_going
+        self.failed: dict[str, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the study; ``result`` becomes the names of its files for MONAI Label."""
+        """Write the study; ``result`` names its folder under ``study``.
+
+        Raises:
+            StudyError: See :func:`~spider_bundle.outputs.study.write_study`, as for the others.
+            OSError: The disk refused.
+            ValueError: The volumes do not fit the grid.
+        """
         out = dict(data)
         start = time.perf_counter()
         meta = out["image"].meta
@@ -94,17 +118,26 @@ class WriteStudyd(Transform):
             findings=loaded["findings"],
             timings=timings,
         )
-        folder = write_study(
-            self.output_dir,
-            meta["study_key"],
-            hu=hu.numpy(),
-            labels=torch.Tensor.as_subclass(out["pred"], torch.Tensor)[0].numpy(),
-            grid=grid,
-            image=image.numpy(),
-            reprojection=projected.numpy(),
-            facts=facts,
-            mask=torch.as_tensor(out["mask"]).cpu().numpy(),
-            pixel_size=self.pixel_size,
-        )
+        try:
+            folder = write_study(
+                self.output_dir,
+                meta["study_key"],
+                hu=hu.numpy(),
+                labels=torch.Tensor.as_subclass(out["pred"], torch.Tensor)[0].numpy(),
+                grid=grid,
+                image=image.numpy(),
+                reprojection=projected.numpy(),
+                facts=facts,
+                mask=torch.as_tensor(out["mask"]).cpu().numpy(),
+                pixel_size=self.pixel_size,
+            )
+        except (StudyError, OSError) as error:
+            if not self.keep_going:
+                raise
+            # the text of an OSError names the file
+            why = str(error) if isinstance(error, StudyError) else error.strerror
+            self.failed[meta["study_key"]] = why = why or type(error).__name__
+            _log.error("study %s could not be written: %s", meta["study_key"], why)
+            return out
         out["result"] = {"study": str(folder)}
         return out

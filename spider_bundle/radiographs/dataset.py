@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.radiographs.errors import Finding, RadiographError
+from spider_bundle.radiographs.errors import Code, Finding, RadiographError, finding
 from spider_bundle.radiographs.pair import PUBLIC_KEY, Study, find_studies
 from spider_bundle.radiographs.transforms import finding_facts
 
@@ -20,8 +20,9 @@ class StudyDataset(Dataset):
     """The studies below a folder that can be reconstructed.
 
     Every study is read when the dataset is made, so that one that cannot be used is refused before
-    the network starts and takes no other study down. A study that was read is kept as the network
-    will see it (about one megabyte). Refusals are logged and kept in :attr:`refused`.
+    the network starts and takes no other study down, even where reading it fails unexpectedly. A
+    study that was read is kept as the network will see it (about one megabyte). Refusals are logged
+    and kept in :attr:`refused`.
 
     Args:
         folder: Any tree of files, or several; or entries for the transform, which are then not
@@ -55,11 +56,8 @@ class StudyDataset(Dataset):
         for study_key, entry in entries:
             try:
                 read.append(entry if transform is None else transform(entry))
-            except (RadiographError, RuntimeError) as error:
-                refusal = _refusal(error)
-                if refusal is None:
-                    raise
-                self._refuse(study_key, refusal.findings)
+            except Exception as error:  # whatever it is, it must not take other studies down
+                self._refuse(study_key, _findings(error))
         super().__init__(read)
 
     def _refuse(self, study_key: str, findings: Iterable[Finding]) -> None:
@@ -77,11 +75,15 @@ class StudyDataset(Dataset):
                 )
 
 
-def _refusal(error: BaseException | None) -> RadiographError | None:
-    """The refusal inside an error; MONAI's Compose wraps what its transforms raise."""
-    while error is not None and not isinstance(error, RadiographError):
+def _findings(error: BaseException) -> tuple[Finding, ...]:
+    """The findings of a refusal, or one for an unexpected error, whose text may show somebody."""
+    # MONAI's Compose wraps what its transforms raise.
+    while not isinstance(error, RadiographError) and error.__cause__ is not None:
         error = error.__cause__
-    return error
+    if isinstance(error, RadiographError):
+        return error.findings
+    message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
+    return (finding(Code.E01, "pair", message),)
 
 
 def _paths(study: Study) -> dict[str, str]:

@@ -150,7 +150,9 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
 
 def _decoding_message(dataset: pydicom.Dataset, error: Exception) -> str:
     with quiet():
-        name = UID(str(dataset.file_meta.get("TransferSyntaxUID", ""))).name
+        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+        # The name of a UID that pydicom does not know is the UID itself.
+        name = "" if syntax.name == syntax else syntax.name
     for word, (modules, packages) in _CODECS.items():
         if word in name.lower():
             if any(importlib.util.find_spec(module) for module in modules):
@@ -260,7 +262,8 @@ def _line_integrals(
         if overrides.log_scale is not None and overrides.log_scale > 0:
             background = _percentile(dense, mask, _BACKGROUND_PERCENTILE)
             integrals = (dense - background) / overrides.log_scale
-            source = "PixelIntensityRelationship LOG, scale: override"
+            scale = f"{overrides.log_scale:g} per unit: override"
+            source = f"PixelIntensityRelationship LOG, {scale}"
             return integrals.astype(np.float32), {"value": LINE_INTEGRAL, "source": source}
         tone["source"] = "PixelIntensityRelationship LOG of unknown scale"
     return dense, tone

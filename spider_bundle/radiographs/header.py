@@ -130,9 +130,20 @@ class Header:
         ):
             items = self.items(keyword)
             if 0 <= index < len(items):
-                with quiet():
-                    groups += [e.value[0] for e in items[index] if e.VR == "SQ" and e.value]
+                tags = items[index].keys()  # iterating the item itself would parse its elements
+                macros = [self._macro(items[index], tag) for tag in tags]
+                groups += [macro for macro in macros if macro is not None]
         self._places = [*groups, dataset]
+
+    @staticmethod
+    def _macro(group: pydicom.Dataset, tag: pydicom.tag.BaseTag) -> pydicom.Dataset | None:
+        """The item of one functional group macro; None if malformed or no sequence."""
+        try:
+            with quiet():
+                element = group[tag]
+                return element.value[0] if element.VR == "SQ" and element.value else None
+        except Exception:  # as for any malformed value
+            return None
 
     @property
     def is_directory(self) -> bool:
@@ -243,6 +254,6 @@ class Header:
                 try:
                     # A leap second is written as 60.
                     return datetime(year, month, day, hour, minute) + timedelta(seconds=second)
-                except ValueError:
+                except (ValueError, OverflowError):  # the second at the end of the year 9999
                     continue
         return None

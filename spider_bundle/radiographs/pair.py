@@ -39,11 +39,17 @@ def study_key(study_instance_uid: str, key: str = PUBLIC_KEY) -> str:
     """Name of a study in files and reports: 16 hexadecimal digits of HMAC-SHA256.
 
     Args:
-        study_instance_uid: StudyInstanceUID (0020,000D).
+        study_instance_uid: StudyInstanceUID (0020,000D); of a pair from two joined studies that of
+            the frontal radiograph, and its SOPInstanceUID where there is none.
         key: Secret of the site; :data:`PUBLIC_KEY` makes it pseudonymous but not secret.
     """
     digest = hmac.new(key.encode(), study_instance_uid.encode(), hashlib.sha256)
     return digest.hexdigest()[:16]
+
+
+def _key_of(identifiers: Identifiers, key: str) -> str:
+    """Study key; a file without StudyInstanceUID must not share one with all others like it."""
+    return study_key(identifiers.study or identifiers.instance, key)
 
 
 @dataclass(frozen=True)
@@ -245,8 +251,9 @@ def _study(members: list[Candidate], key: str) -> Study:
         found.append(finding(Code.E06, _PAIR, message, severity=Severity.WARNING))
     if chosen["frontal"] and chosen["lateral"]:
         found += _identity_findings(chosen["frontal"].identifiers, chosen["lateral"].identifiers)
+    # Joined studies have several UIDs; the pair that is read goes by its frontal radiograph.
     return Study(
-        study_key(members[0].identifiers.study, key),
+        _key_of((chosen["frontal"] or members[0]).identifiers, key),
         chosen["frontal"],
         chosen["lateral"],
         tuple(members),
@@ -295,9 +302,7 @@ def read_pair(
     same_frame = bool(first.frame_of_reference) and (
         first.frame_of_reference == second.frame_of_reference
     )
-    return RadiographPair(
-        read[0], read[1], tuple(found), study_key(first.study, key), not same_frame
-    )
+    return RadiographPair(read[0], read[1], tuple(found), _key_of(first, key), not same_frame)
 
 
 def _swapped(paths: tuple[Path | str, Path | str], stated: PairOverrides) -> bool:
@@ -310,8 +315,11 @@ def _swapped(paths: tuple[Path | str, Path | str], stated: PairOverrides) -> boo
             kinds.append(view_evidence(header, replace(statement, view=None)).kind)
         except RadiographError:
             kinds.append("unknown")
+    if kinds == ["lateral", "frontal"]:
+        return True
+    if stated.frontal.view is not None and stated.lateral.view is not None:
+        return False  # half the evidence does not outweigh the order of an operator who looked
     return kinds in (
-        ["lateral", "frontal"],
         ["lateral", "unknown"],
         ["unknown", "frontal"],
         ["lateral", "other"],

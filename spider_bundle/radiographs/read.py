@@ -123,6 +123,8 @@ def read_radiograph(path: Path | str, overrides: Overrides | None = None) -> Rad
     if stated.mask_boxes:
         boxes = [list(box) for box in stated.mask_boxes]
         provenance["mask_boxes"] = {"value": boxes, "source": OVERRIDE}
+    if header.kind == SECONDARY_CAPTURE:
+        provenance["secondary_capture"] = {"value": "accepted", "source": OVERRIDE}
     side = header.text("ImageLaterality") or header.text("Laterality")
     return Radiograph(
         pixels=exposure.pixels,

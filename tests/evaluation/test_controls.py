@@ -63,6 +63,24 @@ def test_shuffling_gives_each_case_the_next_ones_radiographs(tmp_path: Path) -> 
     assert (tmp_path / "shuffled.json").exists()
 
 
+def test_shuffled_radiographs_are_reconstructed_on_the_grid_of_the_case() -> None:
+    given = cases()
+    for number, case in enumerate(given):
+        case["image"].meta["spatial_shape"] = torch.tensor([N + number] * 3)
+        case["image"].meta["projection"] = torch.full((2, 3, 4), float(number))
+    seen = []
+
+    class Inferer(Recorder):
+        def __call__(self, batch: torch.Tensor, network: object) -> torch.Tensor:
+            meta = cast(MetaTensor, batch).meta
+            seen.append((int(meta["spatial_shape"][0]) - N, int(meta["projection"][0, 0, 0])))
+            return super().__call__(batch, network)
+
+    network = SPIDER(features=(8, 8, 8, 8))
+    score_control("shuffled", given, network, cast(VolumeInferer, Inferer()), "cpu")
+    assert seen == [(0, 1), (1, 2), (2, 0)]
+
+
 @pytest.mark.parametrize(("control", "view"), [("frontal flipped", 0), ("lateral flipped", 1)])
 def test_flipping_mirrors_one_radiograph(control: str, view: int) -> None:
     given = cases()

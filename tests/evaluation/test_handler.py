@@ -19,7 +19,8 @@ from spider_bundle.evaluation.metrics import score_case
 from spider_bundle.intensity import denormalise_hu, normalise_hu
 from spider_bundle.labels import Label
 
-SHAPE = (4, 4, 4)
+SHAPE = (12, 12, 12)
+SPACING = (2.0, 3.0, 4.0)
 ERRORS = {"a": 30.0, "b": 300.0}
 
 
@@ -35,16 +36,23 @@ class Reconstruction(nn.Module):
 def case(name: str) -> dict[str, Any]:
     """A head with bone in its upper half, reconstructed with a constant error of HU."""
     structure = torch.full(SHAPE, int(Label.SOFT_TISSUE), dtype=torch.uint8)
-    structure[:, :, 2:] = Label.BONE
+    structure[:, :, 6:] = Label.BONE
     ct = torch.where(structure == Label.BONE, 800.0, 40.0)
     measured = torch.ones(SHAPE, dtype=torch.bool)
     measured[0] = False
     predicted = structure.clone()
-    predicted[3, :, 2:] = Label.SOFT_TISSUE  # a third of the measured bone is missed
+    predicted[11, :, 6:] = Label.SOFT_TISSUE  # 1 of 11 layers of the measured bone is missed
     intensity = normalise_hu(ct + ERRORS[name])
     intensity[0] = 1.0  # wrong, but not measured
     image = MetaTensor(torch.stack([predicted.float(), intensity]))
-    return {"case": name, "image": image, "ct": ct, "structure": structure, "measured": measured}
+    return {
+        "case": name,
+        "image": image,
+        "ct": ct,
+        "structure": structure,
+        "measured": measured,
+        "affine": torch.diag(torch.tensor([*SPACING, 1.0])),
+    }
 
 
 def evaluator(handler: CaseScores, batch_size: int) -> SupervisedEvaluator:
@@ -70,7 +78,7 @@ def test_cases_are_scored_and_written(tmp_path: Path, batch_size: int) -> None:
     assert rows["a"]["psnr_db"] == pytest.approx(40.0, abs=1e-3)
     assert rows["b"]["psnr_db"] == pytest.approx(20.0, abs=1e-3)
     assert rows["a"]["mae_hu"] == pytest.approx(30.0, abs=1e-3)
-    assert rows["a"]["dice_bone"] == pytest.approx(2 * 16 / (16 + 24))
+    assert rows["a"]["dice_bone"] == pytest.approx(20 / 21)
     assert saved["mean"]["psnr_db"] == pytest.approx(30.0, abs=1e-3)
     with (tmp_path / "eval" / "scores.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -90,6 +98,7 @@ def test_rows_are_those_of_score_case() -> None:
         one["ct"].numpy(),
         one["structure"].numpy(),
         one["measured"].numpy(),
+        SPACING,
     )
     assert handler.rows[0] == {"case": "a", **expected}
 
@@ -100,7 +109,7 @@ def test_means_become_metrics_and_the_key_metric_selects() -> None:
     engine.run()
     assert engine.state.metrics["mae_hu"] == pytest.approx(165.0, abs=1e-3)
     assert engine.state.key_metric_name == "dice_bone"
-    assert engine.state.best_metric == pytest.approx(0.8)
+    assert engine.state.best_metric == pytest.approx(20 / 21)
 
 
 def test_a_second_run_starts_anew_and_keeps_the_best(tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from spider_bundle.evaluation.metrics import dice, mae, psnr, score_case
+from spider_bundle.evaluation.metrics import (
+    dice,
+    mae,
+    psnr,
+    score_case,
+    ssim,
+    surface_distances,
+)
 from spider_bundle.labels import Label
 
 SHAPE = (2, 3, 4)
@@ -89,6 +96,40 @@ def test_dice_counts_inside_the_mask_only() -> None:
     assert dice(first(8), first(10), mask) == pytest.approx(2 * 4 / (4 + 6))
 
 
+CUBE = np.ones((12, 12, 12), dtype=bool)
+
+
+def test_ssim_of_constant_volumes_by_hand() -> None:
+    # without structure only the means count: (2 a b + c) / (a^2 + b^2 + c), c = 0.01^2
+    reference, prediction = np.full(CUBE.shape, 500.0), np.full(CUBE.shape, -250.0)
+    expected = (2 * 0.5 * 0.25 + 1e-4) / (0.5**2 + 0.25**2 + 1e-4)
+    assert ssim(prediction, reference, CUBE) == pytest.approx(expected, abs=1e-3)
+    assert ssim(reference, reference, CUBE) == pytest.approx(1.0, abs=1e-5)
+    assert ssim(reference, reference, ~CUBE) is None
+
+
+def test_surface_distances_are_in_mm() -> None:
+    prediction, reference = ~CUBE, ~CUBE
+    prediction[3, 4, 5] = True
+    reference[3, 8, 2] = True
+    distance = math.hypot(4 * 2.0, 3 * 5.0)
+    assert surface_distances(prediction, reference, CUBE, (1.0, 2.0, 5.0)) == pytest.approx(
+        (distance, distance)
+    )
+    assert surface_distances(prediction, ~CUBE, CUBE, (1.0, 2.0, 5.0)) is None
+
+
+def embedded(block: np.ndarray, fill: float = 0) -> np.ndarray:
+    """A block of SHAPE inside a volume large enough for SSIM's window."""
+    volume = np.full(CUBE.shape, fill, dtype=block.dtype)
+    volume[5:7, 5:8, 5:9] = block
+    return volume
+
+
+INSIDE = embedded(EVERYWHERE)
+MM = (2.0, 2.0, 2.0)
+
+
 def test_bone_is_the_ct_above_threshold_inside_the_head() -> None:
     reference_labels = np.zeros(SHAPE, np.uint8)
     reference_labels[first(12)] = Label.SOFT_TISSUE
@@ -101,7 +142,14 @@ def test_bone_is_the_ct_above_threshold_inside_the_head() -> None:
     labels[first(3) & ~first(2)] = Label.MANDIBLE  # counts as bone
     labels[first(6) & ~first(3)] = Label.SOFT_TISSUE
     hu = np.where(first(8), 251.0, 250.0)  # bone is above 250 HU, not at it
-    scores = score_case(hu, labels, reference_hu, reference_labels, EVERYWHERE)
+    scores = score_case(
+        embedded(hu),
+        embedded(labels),
+        embedded(reference_hu),
+        embedded(reference_labels),
+        INSIDE,
+        MM,
+    )
     assert scores["dice_bone"] == pytest.approx(2 * 3 / (3 + 4))
     assert scores["dice_bone_thresholded"] == pytest.approx(2 * 4 / (8 + 4))
     assert scores["dice_soft_tissue"] == pytest.approx(2 * 3 / (3 + 12))
@@ -111,18 +159,22 @@ def test_bone_is_the_ct_above_threshold_inside_the_head() -> None:
 
 
 def test_nothing_outside_the_measured_region_is_scored() -> None:
-    labels = np.full(SHAPE, Label.SOFT_TISSUE, np.uint8)
-    good = score_case(ZERO + 10, labels, ZERO, labels, first(12))
-    spoilt_hu = np.where(first(12), 10.0, 1500.0)
-    spoilt_labels = np.where(first(12), labels, Label.BONE)
-    assert score_case(spoilt_hu, spoilt_labels, ZERO, labels, first(12)) == good
+    labels = embedded(np.full(SHAPE, Label.SOFT_TISSUE, np.uint8))
+    zero, measured = np.zeros(CUBE.shape), embedded(first(12))
+    good = score_case(zero + 10, labels, zero, labels, measured, MM)
+    spoilt_hu = np.where(measured, 10.0, 1500.0)
+    spoilt_labels = np.where(measured, labels, Label.BONE)
+    spoilt = score_case(spoilt_hu, spoilt_labels, zero, labels, measured, MM)
+    del good["ssim"], spoilt["ssim"]  # its windows reach beyond the mask
+    assert spoilt == good
     assert good["mae_hu"] == pytest.approx(10.0)
     assert good["dice_soft_tissue"] == 1.0
+    assert good["hd95_soft_tissue_mm"] == 0.0
 
 
 def test_case_without_a_head_has_no_head_scores() -> None:
-    nothing = np.zeros(SHAPE, np.uint8)
-    scores = score_case(ZERO + 3, nothing, ZERO, nothing, EVERYWHERE)
+    nothing, zero = np.zeros(CUBE.shape, np.uint8), np.zeros(CUBE.shape)
+    scores = score_case(zero + 3, nothing, zero, nothing, CUBE, MM)
     assert scores["psnr_head_db"] is None
     assert scores["mae_head_hu"] is None
     assert scores["psnr_db"] == pytest.approx(60.0)

@@ -104,3 +104,12 @@ def test_window_ends_are_written_as_hu() -> None:
     assert (out["pred"] == Label.MANDIBLE).all()
     assert out["pred"].dtype is torch.uint8
     assert torch.equal(out["ct"].affine, torch.eye(4, dtype=torch.float64) * 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_predictions_are_not_written_as_hu(value: float) -> None:
+    prediction = torch.zeros(len(Label) + 1, 2, 2, 2)
+    prediction[-1, 0, 1, 0] = value
+    image = MetaTensor(torch.zeros(2, 4, 4), meta={"original_affine": torch.eye(4)})
+    with pytest.raises(ValueError, match="not finite"):
+        CTAndLabelsd()({"pred": prediction, "image": image})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -59,3 +60,23 @@ def test_entries_need_no_folder(night: Path) -> None:
 def test_empty_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(StudyDataset(tmp_path, BiplanarRadiographsd())) == 0
     assert "no radiographs found" in caplog.text
+
+
+def test_unexpected_errors_take_no_other_down_and_show_nobody(
+    night: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = BiplanarRadiographsd()
+
+    def fail_once(entry: dict[str, Any]) -> Any:
+        if "b" in entry:
+            raise OSError(28, "No space left on device", "/films/Doe_Jane.dcm")
+        return read(entry)
+
+    folder = night / "ward 1" / "x"
+    good = {"image": [str(folder / "lateral.dcm"), str(folder / "frontal.dcm")]}
+    dataset = StudyDataset(data=[{"b": 1}, good], transform=fail_once)
+    assert len(dataset) == 1
+    ((found,),) = (entry["findings"] for entry in dataset.refused)
+    assert found["severity"] == "error"
+    assert "OSError" in found["message"]
+    assert "Doe" not in json.dumps(dataset.refused) + caplog.text

@@ -8,6 +8,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 
@@ -15,6 +16,7 @@ from spider_bundle.geometry import ViewPosition, positioner_rotation
 from spider_bundle.radiographs.errors import Code, RadiographError, Severity
 from spider_bundle.radiographs.overrides import Overrides, PairOverrides
 from spider_bundle.radiographs.pair import PUBLIC_KEY, find_studies, read_pair, study_key
+from spider_bundle.radiographs.read import read_radiograph
 from spider_bundle.radiographs.write import SyntheticIdentity
 
 from .conftest import Writer, make_view
@@ -50,6 +52,18 @@ def test_overrides_belong_to_the_role_not_the_order(write: Writer) -> None:
         pair = read_pair(*paths, stated)
         assert pair.frontal.view.sod == pytest.approx(950)
         assert pair.lateral.view.sod == pytest.approx(1050)
+
+
+def test_stated_views_outweigh_one_wrong_header(write: Writer) -> None:
+    frontal = write("PA", ViewPosition="LL", ViewCodeSequence=None)
+    nothing: dict[str, None] = {"ViewPosition": None, "ViewCodeSequence": None}
+    lateral = write("LL", PatientOrientation=None, **nothing)
+    stated = PairOverrides(
+        Overrides(view=ViewPosition.PA, orientation=("L", "F")),
+        Overrides(view=ViewPosition.LL, orientation=("P", "F")),
+    )
+    truth = read_radiograph(lateral, stated.lateral)
+    assert np.array_equal(read_pair(frontal, lateral, stated).lateral.pixels, truth.pixels)
 
 
 def test_findings_of_both_files_come_at_once(write: Writer) -> None:
@@ -175,6 +189,28 @@ def test_studies_of_one_accession_are_joined(write: Writer, tmp_path: Path) -> N
     assert joined.is_complete
     assert [f.code for f in joined.findings] == [Code.E05]
     assert not other.is_complete
+
+
+@pytest.mark.parametrize("names", ["12", "21"])
+def test_joined_studies_keep_one_key(write: Writer, tmp_path: Path, names: str) -> None:
+    write("PA", name=f"x/{names[0]}", AccessionNumber="7")
+    write("LL", name=f"x/{names[1]}", AccessionNumber="7", StudyInstanceUID="1.2.3")
+    (study,) = find_studies(tmp_path / "x").studies
+    assert study.frontal is not None
+    assert study.lateral is not None
+    assert read_pair(study.frontal.path, study.lateral.path).study_key == study.key
+
+
+def test_pairs_without_study_uid_do_not_share_a_key(write: Writer, tmp_path: Path) -> None:
+    keys = set()
+    for name in ("one", "two"):
+        for position in ("PA", "LL"):
+            file = f"{name}/{position}"
+            write(position, name=file, identity=SyntheticIdentity(name), StudyInstanceUID=None)
+        (study,) = find_studies(tmp_path / name).studies
+        assert read_pair(tmp_path / name / "PA", tmp_path / name / "LL").study_key == study.key
+        keys.add(study.key)
+    assert len(keys) == 2
 
 
 def test_patients_mixed_in_one_study_are_refused(write: Writer, tmp_path: Path) -> None:

@@ -60,6 +60,8 @@ def test_line_integrals_come_back(
     truth = line_integrals(make_view("PA"))
     assert read.quantity == "line integral"
     assert read.pixels.dtype == np.float32
+    if scale is not None:
+        assert f"{scale:g} per unit: override" in read.provenance["quantity"]["source"]
     # Half a quantisation step of the intensity, seen through the logarithm, and of the I0.
     step = 1.0 / (2**bits - 1) / 0.95
     tolerance = (
@@ -248,7 +250,9 @@ def test_e01(tmp_path: Path, write: Writer) -> None:
     assert errors(write(SOPClassUID="1.2.840.10008.5.1.4.1.1.2")) == {"E01"}
     capture = write(cr=True, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert errors(capture) == {"E01"}
-    assert read_radiograph(capture, Overrides(allow_secondary_capture=True)).kind == "SC"
+    read = read_radiograph(capture, Overrides(allow_secondary_capture=True))
+    assert read.kind == "SC"
+    assert read.provenance["secondary_capture"] == {"value": "accepted", "source": "override"}
 
 
 @pytest.mark.parametrize("kept", [200, 700, 1200, 2000])
@@ -269,6 +273,32 @@ def test_e02_names_the_plugin(write: Writer, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RadiographError, match="python-gdcm"):
         read_radiograph(path)
+
+
+def test_e02_shows_no_uid(write: Writer) -> None:
+    def unknown(dataset: Dataset) -> None:
+        dataset.file_meta.TransferSyntaxUID = "1.2.3.4.5.6"
+
+    path = write(edit=unknown)
+    assert errors(path) == {"E02"}
+    with pytest.raises(RadiographError, match="unknown transfer syntax") as caught:
+        read_radiograph(path)
+    assert "1.2.3" not in str(caught.value)
+
+
+def test_malformed_functional_group_is_absent(write: Writer) -> None:
+    def group(dataset: Dataset) -> None:
+        inner, shared = Dataset(), Dataset()
+        inner.DistanceSourceToDetector = 1150.0
+        shared.InstanceNumber = "4321"
+        shared.XRayGeometrySequence = [inner]
+        dataset.SharedFunctionalGroupsSequence = [shared]
+
+    path = write(edit=group)
+    raw = path.read_bytes()
+    assert raw.count(b"IS\x04\x004321") == 1
+    path.write_bytes(raw.replace(b"IS\x04\x004321", b"FD\x04\x004321"))  # four bytes of eight
+    assert read_radiograph(path).view.sdd == pytest.approx(1150)
 
 
 def test_e02_short_pixel_data(write: Writer) -> None:
