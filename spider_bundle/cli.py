@@ -111,7 +111,6 @@ def infer(
         "output_dir": _config_path(output),
         "spacing": spacing,
         "shape": shape,
-        "dataset::allow_secondary_capture": allow_secondary_capture,
     }
     if weights is not None:
         overrides["weights"] = _config_path(weights)
@@ -134,11 +133,10 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, 
 
     try:
         overrides["handlers::1::_disabled_"] = True  # no statistics of a run without scores
-        overrides["postprocessing::transforms::1::keep_going"] = True
         workflow = inference_workflow(overrides, root)
         workflow.run()
         dataset = workflow.parser.get_parsed_content("dataset")
-        writer = workflow.parser.get_parsed_content("postprocessing").transforms[1]
+        writer = workflow.parser.get_parsed_content("writer")
     except Exception as error:
         if os.environ.get("SPIDER_DEBUG"):
             raise

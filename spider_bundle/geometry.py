@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ _LETTERS = {
 }
 
 
-class ViewPosition(str, Enum):
+class ViewPosition(StrEnum):
     """Direction of the beam through the patient, named as DICOM ViewPosition (0018,5101).
 
     ``LL`` is the left lateral: left side at the detector, beam towards the patient's left.

@@ -92,6 +92,8 @@ class VolumeInferer(Inferer):
         with torch.no_grad(), autocast(image.device, self.precision):
             maps = network.encode(image)
             volume = network.decode_grid(maps, projection, x, y, z, self.chunk)
+        if image.is_cuda:
+            torch.cuda.synchronize(image.device)
         self.seconds = time.perf_counter() - start
         return volume
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from monai.data.utils import set_rnd
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -51,6 +52,12 @@ class ResumableCheckpoint:
                 item.last_epoch = saved[name]["last_epoch"]
             else:
                 item.load_state_dict(saved[name])
+        # not the augmentations of the first epochs once more
+        seed = torch.initial_seed() + saved["epoch"]
+        torch.manual_seed(seed)
+        loader = getattr(engine, "data_loader", None)
+        if loader is not None:
+            set_rnd(loader.dataset, seed % 2**32)
         engine.state.epoch = saved["epoch"]
         engine.state.iteration = saved["iteration"]
         _log.info("resumed after epoch %d, iteration %d", saved["epoch"], saved["iteration"])

@@ -28,7 +28,7 @@ class StudyDataset(Dataset):
         folder: Any tree of files, or several; or entries for the transform, which are then not
             searched for.
         transform: Reads an entry ``{"image": {"frontal": path, "lateral": path}}``.
-        key: Secret of the site for the study key.
+        key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
         allow_secondary_capture: Take secondary captures for radiographs.
     """
 
@@ -36,14 +36,16 @@ class StudyDataset(Dataset):
         self,
         folder: str | Path | Iterable[str | Path] | None = None,
         transform: Callable[[Any], Any] | None = None,
-        key: str = PUBLIC_KEY,
+        key: str | None = None,
         allow_secondary_capture: bool = False,
         data: Iterable[dict[str, Any]] | None = None,
     ) -> None:
         self.refused: list[dict[str, Any]] = []
         entries: list[tuple[str, dict[str, Any]]] = []
         if folder is not None:
-            found = find_studies(folder, key=key, allow_secondary_capture=allow_secondary_capture)
+            found = find_studies(
+                folder, key=key or PUBLIC_KEY, allow_secondary_capture=allow_secondary_capture
+            )
             for study in found.studies:
                 if study.is_complete:
                     entries.append((study.key, {"image": _paths(study)}))

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 
 
-class Severity(str, Enum):
+class Severity(StrEnum):
     """Whether a finding stops the reconstruction."""
 
     ERROR = "error"
     WARNING = "warning"
 
 
-class Code(str, Enum):
+class Code(StrEnum):
     """Stable codes of findings; see :data:`CODES` for what each means."""
 
     E01 = "E01"

@@ -184,6 +184,12 @@ class Header:
         """The first value of an attribute as upper-case text, empty if absent."""
         return next(iter(self.texts(keyword)), "")
 
+    @property
+    def modality(self) -> str:
+        """Modality (0008,0060) where it is one of the standard's codes, else ``unknown``."""
+        text = self.text("Modality")
+        return text if re.fullmatch("[A-Z]{2,16}", text) else "unknown"
+
     def numbers(self, keyword: str) -> list[float]:
         """All values of an attribute as finite numbers; empty if any of them is not one."""
         try:

@@ -170,7 +170,7 @@ def find_studies(
             continue
         secondary = header.kind == SECONDARY_CAPTURE and not allow_secondary_capture
         if not header.kind or secondary:
-            modality = header.text("Modality") or "unknown"
+            modality = header.modality
             other[modality] = other.get(modality, 0) + 1
             continue
         candidate = _candidate(path, header, overrides)

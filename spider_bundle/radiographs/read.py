@@ -66,8 +66,7 @@ def open_header(path: Path | str, role: str, overrides: Overrides) -> Header:
     """
     header = Header(open_dataset(Path(path), role, pixels=False))
     if not header.kind:
-        modality = header.text("Modality") or "unknown"
-        message = f"not a radiograph (modality {modality})"
+        message = f"not a radiograph (modality {header.modality})"
         raise RadiographError([finding(Code.E01, role, message)])
     if header.kind == SECONDARY_CAPTURE and not overrides.allow_secondary_capture:
         message = "a secondary capture: geometry and pixel values are not those of a radiograph"

@@ -42,7 +42,7 @@ class BiplanarRadiographsd(Transform):
         image_size: Rows and columns of the network's image.
         pixel_size: Its pixel size at the isocentre, mm.
         overrides: See :meth:`PairOverrides.from_mapping`.
-        key: Secret of the site for the study key.
+        key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class BiplanarRadiographsd(Transform):
         image_size: int = SIZE,
         pixel_size: float = PIXEL_SIZE,
         overrides: Mapping[str, Any] | None = None,
-        key: str = PUBLIC_KEY,
+        key: str | None = None,
     ) -> None:
         self.grid = Grid.centred(spacing, shape)
         self.image_size = image_size
         self.pixel_size = pixel_size
         self.overrides = PairOverrides.from_mapping(overrides)
-        self.key = key
+        self.key = key or PUBLIC_KEY
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the pair named by ``image``.
@@ -121,7 +121,7 @@ def single_study(
 
     Args:
         folder: Any tree of files.
-        key: Secret of the site for the study key.
+        key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
         overrides: Statements of the operator.
 
     Raises:
