@@ -31,7 +31,7 @@ class LoadHeadCased(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Load; raises ValueError if the files of the case do not fit together."""
-        case = load_case(data)  # type: ignore[arg-type]
+        case = load_case({str(key): value for key, value in data.items()})
         return {
             "case": data["case"],
             "ct": torch.from_numpy(case.hu),

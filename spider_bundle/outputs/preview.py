@@ -116,6 +116,7 @@ def write_preview(
     grid: Grid,
     warnings: Sequence[str] = (),
     pixel_size: float | None = None,
+    hidden: Sequence[bool] = (False, False),
 ) -> None:
     """Draw the preview and write it as PNG, atomically.
 
@@ -130,6 +131,7 @@ def write_preview(
         warnings: Codes for the footer.
         pixel_size: Pixel size of the network images at the isocentre in mm; without it the
             radiographs carry no scale bar.
+        hidden: Radiographs to leave out, frontal and lateral, as text in them may name somebody.
 
     Raises:
         ValueError: Shapes do not fit each other.
@@ -142,7 +144,7 @@ def write_preview(
     figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
     canvas = FigureCanvasAgg(figure)
     _draw_headings(figure, grid)
-    _draw_radiographs(figure, image, reprojection, pixel_size)
+    _draw_radiographs(figure, image, reprojection, pixel_size, hidden)
     _draw_planes(figure, hu, labels, grid)
     _draw_legend(figure)
     _draw_footer(figure, warnings)
@@ -281,7 +283,11 @@ def _draw_headings(figure: Figure, grid: Grid) -> None:
 
 
 def _draw_radiographs(
-    figure: Figure, image: FloatArray, reprojection: FloatArray, pixel_size: float | None
+    figure: Figure,
+    image: FloatArray,
+    reprojection: FloatArray,
+    pixel_size: float | None,
+    hidden: Sequence[bool],
 ) -> None:
     rows, columns = image.shape[1:]
     scale = _PANEL / max(rows, columns)
@@ -291,7 +297,8 @@ def _draw_radiographs(
     for row, name in enumerate(("Frontal", "Lateral")):
         for column, picture in enumerate((image[row], reprojection[row])):
             axes = _panel(figure, panel_box(row, column))
-            shown = np.nan_to_num(picture.astype(np.float32))
+            left_out = hidden[row] and column == 0
+            shown = np.nan_to_num(picture.astype(np.float32) * (not left_out))
             white = max(float(np.percentile(shown, 99.8)), 1e-6)
             axes.imshow(
                 shown,
@@ -305,7 +312,7 @@ def _draw_radiographs(
             )
             axes.set_xlim(0, _PANEL)
             axes.set_ylim(_PANEL, 0)
-            _caption(axes, name)
+            _caption(axes, f"{name}: not shown, text burned in (E17)" if left_out else name)
             _draw_letters(axes, letters[row])
             if pixel_size is not None:
                 _draw_scale_bar(axes, scale / pixel_size, " at isocentre")

@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,6 +139,7 @@ def write_study(
     facts: RunFacts,
     mask: npt.NDArray[np.bool_] | None = None,
     pixel_size: float | None = None,
+    hidden: Sequence[bool] = (False, False),
     extras: Callable[[Path], None] | None = None,
     timeout: float = 60.0,
 ) -> Path:
@@ -155,6 +156,7 @@ def write_study(
         facts: What the run knows, for the report.
         mask: Exposed fields, shape ``(2, H, W)``; where ``image`` is positive if not given.
         pixel_size: Pixel size of the network images at the isocentre in mm, for the scale bar.
+        hidden: Radiographs that the preview must not show, frontal and lateral.
         extras: Writes further files (DICOM, mesh) into the folder it is given; the report lists
             them too.
         timeout: Seconds to wait for another run that is writing the same study.
@@ -185,6 +187,7 @@ def write_study(
             grid=grid,
             warnings=warning_codes(facts.findings),
             pixel_size=pixel_size,
+            hidden=hidden,
         )
         if extras is not None:
             extras(folder)

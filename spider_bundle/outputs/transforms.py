@@ -130,6 +130,7 @@ class WriteStudyd(Transform):
                 facts=facts,
                 mask=torch.as_tensor(out["mask"]).cpu().numpy(),
                 pixel_size=self.pixel_size,
+                hidden=loaded["burned_in"],
             )
         except (StudyError, OSError) as error:
             if not self.keep_going:

@@ -42,6 +42,7 @@ class Radiograph:
         kind: CR, DX, XA, XRF, Enhanced XA, Enhanced XRF or SC.
         overridden: Whether the operator stated the view.
         laterality: L or R if stated, else empty.
+        burned_in: Whether the file says that text is burned in, and no box was stated to mask it.
     """
 
     pixels: Image = field(repr=False)
@@ -55,6 +56,7 @@ class Radiograph:
     kind: str
     overridden: bool
     laterality: str
+    burned_in: bool
 
 
 def open_header(path: Path | str, role: str, overrides: Overrides) -> Header:
@@ -137,6 +139,7 @@ def read_radiograph(path: Path | str, overrides: Overrides | None = None) -> Rad
         kind=header.kind,
         overridden=stated.view is not None,
         laterality=side if side in ("L", "R") else "",
+        burned_in=header.text("BurnedInAnnotation") == "YES" and not stated.mask_boxes,
     )
 
 

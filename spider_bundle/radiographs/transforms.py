@@ -94,6 +94,7 @@ class BiplanarRadiographsd(Transform):
                             )
                         ],
                         "isocentric_assumed": pair.isocentric_assumed,
+                        "burned_in": [radiograph.burned_in for radiograph in pair.radiographs],
                         "findings": [finding_facts(found) for found in pair.findings],
                         "read_s": time.perf_counter() - start,
                     }

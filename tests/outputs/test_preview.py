@@ -215,3 +215,15 @@ def test_shapes_must_fit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="images"):
         drawn(tmp_path / "p.png", grid, np.zeros(grid.shape, np.int16), image=np.zeros((1, 8, 8)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hidden_radiograph_is_not_shown(tmp_path: Path, placed: Grid) -> None:
+    hu = np.full(placed.shape, -1000, np.int16)
+    image = np.zeros((2, 32, 32))
+    image[:, 4:28, 4:28] = 1.0
+    shown = drawn(tmp_path / "a.png", placed, hu, image=image)
+    hidden = drawn(tmp_path / "b.png", placed, hu, image=image, hidden=(False, True))
+    middle = slice(60, -60)
+    assert panel(shown, 1, 0)[middle, middle].mean() > 100
+    assert panel(hidden, 1, 0)[middle, middle].max() < 60
+    assert np.array_equal(panel(hidden, 0, 0), panel(shown, 0, 0))

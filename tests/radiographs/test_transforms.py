@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 
@@ -96,3 +97,19 @@ def test_folder_must_hold_one_study(tmp_path: Path, pair: tuple[Path, Path]) -> 
 def test_unknown_override_is_refused() -> None:
     with pytest.raises(ValueError, match="sodd"):
         BiplanarRadiographsd(overrides={"frontal": {"sodd": 1.0}})
+
+
+def test_burned_in_text_is_said_unless_it_was_masked(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(pair[1])
+    dataset.BurnedInAnnotation = "YES"
+    marked = tmp_path / "lateral.dcm"
+    dataset.save_as(marked)
+
+    def burned_in(overrides: dict[str, object]) -> object:
+        loaded = BiplanarRadiographsd(overrides=overrides)({"image": [pair[0], marked]})
+        return json.loads(loaded["image"].meta["report"])["burned_in"]
+
+    assert burned_in({}) == [False, True]
+    assert burned_in({"lateral": {"mask_boxes": [[0, 0, 40, 40]]}}) == [False, False]
