@@ -49,7 +49,12 @@ def infer(
         list[Path],
         typer.Argument(help="FRONTAL and LATERAL file, or one folder with any number of studies."),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the results.", file_okay=False, writable=True
+        ),
+    ],
     spacing: Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)] = 2.0,
     shape: Annotated[int, typer.Option(help="Voxels along each axis.", min=8, max=512)] = 128,
     sod: Annotated[
@@ -83,7 +88,10 @@ def infer(
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")] = "",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    weights: Annotated[Path | None, typer.Option(help="Weights instead of the bundle's.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights instead of the bundle's.", exists=True, dir_okay=False),
+    ] = None,
     bundle_root: Annotated[
         Path | None, typer.Option(help="Bundle folder, where it is not found by itself.")
     ] = None,

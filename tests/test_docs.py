@@ -159,6 +159,9 @@ def test_options_exist(page: Path) -> None:
             allowed = spider_options()
         elif "monai.bundle" in code:
             allowed = bundle_options()
+        elif script := re.search(r"benchmarks/\w+\.py", code):
+            source = (ROOT / script.group()).read_text(encoding="utf-8")
+            allowed = set(re.findall(r'add_argument\("--([\w-]+)"', source))
         else:
             allowed = spider_options() | bundle_options()
         assert set(options_of(code)) <= allowed, code

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +52,20 @@ class StudyDataset(Dataset):
                     entries.append((study.key, {"image": _paths(study)}))
                 else:
                     self._refuse(study.key, study.findings)
+            others = ", ".join(f"{n} {kind}" for kind, n in sorted(found.other_objects.items()))
+            _log.info(
+                "left out: %d files that are not DICOM, DICOM objects that are not radiographs: %s",
+                found.foreign_files,
+                others or "none",
+            )
             if not found.studies:
-                _log.error("no radiographs found; foreign files: %d", found.foreign_files)
+                _log.error("no radiographs found")
         entries += [("", entry) for entry in data or ()]
         read = []
         for study_key, entry in entries:
             try:
                 read.append(entry if transform is None else transform(entry))
+                _log_warnings(read[-1])
             except Exception as error:  # whatever it is, it must not take other studies down
                 self._refuse(study_key, _findings(error))
         super().__init__(read)
@@ -75,6 +83,15 @@ class StudyDataset(Dataset):
                     fact["message"],
                     fact["action"],
                 )
+
+
+def _log_warnings(item: Mapping[str, Any]) -> None:
+    """Name what was noticed about a study that was read."""
+    meta = getattr(item.get("image"), "meta", {})
+    for fact in json.loads(meta.get("report", "{}")).get("findings", ()):
+        _log.warning(
+            "study %s: %s (%s) %s", meta["study_key"], fact["code"], fact["role"], fact["message"]
+        )
 
 
 def _findings(error: BaseException) -> tuple[Finding, ...]:

@@ -80,3 +80,24 @@ def test_unexpected_errors_take_no_other_down_and_show_nobody(
     assert found["severity"] == "error"
     assert "OSError" in found["message"]
     assert "Doe" not in json.dumps(dataset.refused) + caplog.text
+
+
+def test_what_was_noticed_is_logged(night: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder,) = (night / "ward 1").iterdir()
+    dataset = pydicom.dcmread(folder / "lateral.dcm")
+    dataset.LossyImageCompression = "01"
+    dataset.save_as(folder / "lateral.dcm")
+    with caplog.at_level(logging.INFO):
+        StudyDataset(night, BiplanarRadiographsd())
+    assert "E22 (lateral)" in caplog.text
+    assert "1 files that are not DICOM" in caplog.text
+
+
+def test_an_old_result_of_a_refused_study_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refused = [{"study_key": "0123", "findings": []}, {"study_key": "4567", "findings": []}]
+    (tmp_path / "0123").mkdir()
+    write_refusals(tmp_path, refused)
+    assert "study 0123 was refused; its result is one of an earlier run" in caplog.text
+    assert "4567" not in caplog.text
