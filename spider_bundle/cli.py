@@ -153,8 +153,8 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, 
             cause = cause.__cause__
         # the text of an unexpected error may quote a path or an attribute: name its kind only
         typer.echo(
-            f"failed: {type(cause).__name__}. Set SPIDER_DEBUG=1 to see where; the details may "
-            "name files.",
+            f"R02 the run failed ({type(cause).__name__}). To do: run again with SPIDER_DEBUG=1 to "
+            "see where; the details may name files. Results that are complete stay.",
             err=True,
         )
         raise typer.Exit(EXIT_FAILED) from None

@@ -90,7 +90,7 @@ def test_unexpected_failure_names_no_file(pair: tuple[Path, Path], tmp_path: Pat
     weights.write_bytes(b"not weights")
     code, output = spider("infer", *pair, "-o", tmp_path / "out", "--weights", weights)
     assert code == EXIT_FAILED
-    assert "failed" in output
+    assert "R02 the run failed" in output
     assert "Doe" not in output
     assert "Traceback" not in output
     assert not list((tmp_path / "out").glob("*/report.json"))
@@ -109,7 +109,7 @@ def test_a_file_name_is_never_evaluated(
 
 @pytest.mark.slow
 def test_a_study_that_cannot_be_written_takes_no_other_down(
-    pair: tuple[Path, Path], tmp_path: Path
+    pair: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     films, out = tmp_path / "films", tmp_path / "out"
     other = write_demo_pair(films / "a", name="other", shape=(160, 160), pitch=1.8)
@@ -126,3 +126,5 @@ def test_a_study_that_cannot_be_written_takes_no_other_down(
     assert (out / blocked / "notes.txt").exists()
     assert json.loads((out / "refused.json").read_text())["refused"] == []
     assert str(other[0].parent) not in output
+    assert f"study {blocked}: R01" in caplog.text
+    assert str(tmp_path) not in caplog.text

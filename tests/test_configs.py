@@ -14,6 +14,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, load, run, verify_metadata, verify_net_in_out
 
+from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.networks import SPIDER
 
@@ -184,6 +185,22 @@ def test_run_alone_from_elsewhere(night: Path, tmp_path: Path, bundle_root: Path
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*/report.json"))) == 1
+
+
+@pytest.mark.slow
+def test_unwritable_result_ends_with_exit_code_1(night: Path, tmp_path: Path) -> None:
+    values = {"dataset_dir": str(night / "one"), "spacing": 8.0, "shape": 32}
+    free = inference_workflow({**values, "output_dir": str(tmp_path / "a")})
+    free.run()
+    free.finalize()
+    (report,) = (tmp_path / "a").glob("*/report.json")
+    (tmp_path / "b" / report.parent.name / "mine").mkdir(parents=True)
+    blocked = inference_workflow({**values, "output_dir": str(tmp_path / "b")})
+    blocked.run()
+    with pytest.raises(SystemExit) as end:
+        blocked.finalize()
+    assert end.value.code == 1
+    assert not list((tmp_path / "b").glob("*/report.json"))
 
 
 @pytest.mark.slow

@@ -138,7 +138,12 @@ class WriteStudyd(Transform):
             # the text of an OSError names the file
             why = str(error) if isinstance(error, StudyError) else error.strerror
             self.failed[meta["study_key"]] = why = why or type(error).__name__
-            _log.error("study %s could not be written: %s", meta["study_key"], why)
+            _log.error(
+                "study %s: R01 its result could not be written: %s. To do: see to the space and "
+                "the rights of the output folder and run again",
+                meta["study_key"],
+                why,
+            )
             return out
         out["result"] = {"study": str(folder)}
         return out

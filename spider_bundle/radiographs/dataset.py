@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.radiographs.errors import Code, Finding, RadiographError, finding
+from spider_bundle.radiographs.errors import CODES, Code, Finding, RadiographError, finding
 from spider_bundle.radiographs.pair import PUBLIC_KEY, Study, find_studies
 from spider_bundle.radiographs.transforms import finding_facts
 
@@ -59,15 +59,18 @@ class StudyDataset(Dataset):
                 others or "none",
             )
             if not found.studies:
-                _log.error("no radiographs found")
+                info = CODES[Code.E06]
+                _log.error("%s no radiographs found. To do: %s", Code.E06.value, info.action)
         entries += [("", entry) for entry in data or ()]
         read = []
         for study_key, entry in entries:
             try:
-                read.append(entry if transform is None else transform(entry))
-                _log_warnings(read[-1])
+                item = entry if transform is None else transform(entry)
             except Exception as error:  # whatever it is, it must not take other studies down
                 self._refuse(study_key, _findings(error))
+            else:
+                read.append(item)
+                _log_warnings(item)
         super().__init__(read)
 
     def _refuse(self, study_key: str, findings: Iterable[Finding]) -> None:

@@ -59,7 +59,23 @@ def test_entries_need_no_folder(night: Path) -> None:
 
 def test_empty_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(StudyDataset(tmp_path, BiplanarRadiographsd())) == 0
-    assert "no radiographs found" in caplog.text
+    assert "E06 no radiographs found. To do: " in caplog.text
+
+
+def test_a_study_is_either_read_or_refused(night: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = night / "ward 1" / "x"
+    entries = [{"image": str(folder)}, {"image": str(folder / "Doe")}]
+
+    def transform(entry: dict[str, str]) -> dict[str, str]:
+        if entry["image"].endswith("Doe"):
+            raise OSError(f"cannot read {entry['image']}")
+        return entry
+
+    dataset = StudyDataset(data=entries, transform=transform)
+    assert [item["image"] for item in dataset] == [str(folder)]
+    assert len(dataset.refused) == 1
+    assert "OSError" in caplog.text
+    assert "Doe" not in caplog.text
 
 
 def test_unexpected_errors_take_no_other_down_and_show_nobody(
