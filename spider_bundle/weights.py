@@ -45,3 +45,15 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     state = torch.load(path, map_location="cpu", weights_only=True)
     network.load_state_dict(state)
     return file_sha256(path)
+
+
+def initialised(network: nn.Module, path: str | Path | None) -> nn.Module:
+    """The network with the weights of a file, or as it is where no file is named.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        RuntimeError: The weights do not fit the network.
+    """
+    if path is not None:
+        load_weights(network, path)
+    return network

@@ -157,6 +157,10 @@ def _sampled(volume: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
 class SamplePointsd(Randomizable, Transform):
     """Draw voxels, balanced over the tissues, as the points to supervise.
 
+    Rare tissue is drawn more often than it occurs. Each point is weighted by the inverse of how
+    often it was drawn (importance sampling), so that losses stay unbiased estimates of those over
+    the whole volume: without that, a network that is unsure takes the rare tissue too often.
+
     Args:
         count: Points per case.
         uniform: Share drawn from the whole volume.
@@ -183,7 +187,8 @@ class SamplePointsd(Randomizable, Transform):
         """Set ``points`` ``(P, 3)`` in world LPS mm and their packed targets ``label``."""
         out = dict(data)
         structure = out["structure"].flatten()
-        chosen = torch.from_numpy(self._draw(structure.numpy()))
+        drawn, importance = self._draw(structure.numpy())
+        chosen = torch.from_numpy(drawn)
         shape = out["ct"].shape
         index = torch.stack(torch.unravel_index(chosen, shape), dim=1).double()
         points = index @ out["affine"][:3, :3].T + out["affine"][:3, 3]
@@ -193,6 +198,7 @@ class SamplePointsd(Randomizable, Transform):
         hu = out["ct"].flatten()[chosen]
         weight = out["measured"].flatten()[chosen].float()
         weight = weight + self.completed_weight * (1 - weight)
+        weight = weight * torch.from_numpy(importance).float()
         allowed = F.one_hot(structure[chosen].long(), self.num_classes).float()
         either = out["ambiguous"].flatten()[chosen]
         allowed[either] = allowed.new_tensor([float(c in BONES) for c in range(self.num_classes)])
@@ -200,19 +206,22 @@ class SamplePointsd(Randomizable, Transform):
         out["label"] = pack_targets(normalise_hu(hu), weight, allowed)
         return out
 
-    def _draw(self, structure: np.ndarray) -> np.ndarray:
-        """Flat voxel indices ``(count,)``."""
-        every = round(self.count * self.uniform)
-        head = round(self.count * self.head)
-        pools: list[tuple[np.ndarray | int, int]] = [(len(structure), every)]
-        inside = np.flatnonzero(structure)
-        classes = [np.flatnonzero(structure == c) for c in range(1, self.num_classes)]
-        classes = [c for c in classes if len(c)]
-        if len(inside):
-            pools.append((inside, head))
-        rest = self.count - sum(n for _, n in pools)
-        shares: Sequence[int] = [rest // max(len(classes), 1)] * len(classes)
-        pools += list(zip(classes, shares, strict=True))
-        pools[0] = (len(structure), self.count - sum(n for _, n in pools[1:]))
-        drawn = [self.R.choice(pool, size=n) for pool, n in pools]
-        return np.concatenate(drawn)
+    def _draw(self, structure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat voxel indices ``(count,)`` and their weights, 1 on average."""
+        occurring = np.bincount(structure, minlength=self.num_classes)
+        classes = [c for c in range(1, self.num_classes) if occurring[c]]
+        in_head = occurring[1:].sum()
+        head = round(self.count * self.head) if in_head else 0
+        share = round(self.count * (1 - self.uniform - self.head)) // max(len(classes), 1)
+        every = self.count - head - share * len(classes)
+        # expected draws of one voxel of each class
+        density = np.full(self.num_classes, every / len(structure))
+        drawn = [self.R.choice(len(structure), size=every)]
+        if head:
+            drawn.append(self.R.choice(np.flatnonzero(structure), size=head))
+            density[1:] += head / in_head
+        for c in classes:
+            drawn.append(self.R.choice(np.flatnonzero(structure == c), size=share))
+            density[c] += share / occurring[c]
+        chosen = np.concatenate(drawn)
+        return chosen, self.count / len(structure) / density[structure[chosen]]

@@ -293,9 +293,26 @@ def test_completed_voxels_weigh_less() -> None:
     data["measured"][:, 25:] = False
     out = seeded(SamplePointsd(2000, completed_weight=0.3), 1)(data)
     index = np.rint(voxels_of(out["points"].double().numpy(), out)).astype(int)
-    expected = torch.where(torch.from_numpy(index[:, 1] < 25), 1.0, 0.3)
-    torch.testing.assert_close(out["label"][:, 1], expected)
-    assert 0 < (out["label"][:, 1] == 1).float().mean() < 1  # both kinds were drawn
+    share = torch.where(torch.from_numpy(index[:, 1] < 25), 1.0, 0.3)
+    data["measured"][:] = True
+    full = seeded(SamplePointsd(2000), 1)(data)["label"][:, 1]
+    torch.testing.assert_close(out["label"][:, 1], share * full)
+    assert 0 < (share == 1).float().mean() < 1  # both kinds were drawn
+
+
+@pytest.mark.parametrize(("uniform", "head"), [(1.0, 0.0), (0.25, 0.45), (0.1, 0.0)])
+def test_weighted_points_stand_for_the_whole_volume(uniform: float, head: float) -> None:
+    data = layered()
+    label = seeded(SamplePointsd(40000, uniform, head), 1)(data)["label"]
+    weight = label[:, 1]
+    # the weighted share of every class is its share of the voxels, however often it was drawn
+    voxels = torch.bincount(data["structure"].flatten(), minlength=6) / data["structure"].numel()
+    share = (weight[:, None] * label[:, 2:]).sum(dim=0) / len(label)
+    torch.testing.assert_close(share, voxels.float(), atol=0.02, rtol=0.05)
+    intensity = (weight * label[:, 0]).sum() / weight.sum()
+    torch.testing.assert_close(intensity, normalise_hu(data["ct"]).mean(), atol=0.01, rtol=0.02)
+    if uniform == 1:
+        assert torch.equal(weight, torch.ones_like(weight))
 
 
 def test_ambiguous_bone_may_be_either_bone() -> None:
