@@ -13,9 +13,16 @@ from pathlib import Path
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import load_case
 from spider_bundle.cases.datalist import openkbp_datalist
-from spider_bundle.evaluation.baselines import score_mean_head
+from spider_bundle.cases.transforms import LoadHeadCased
+from spider_bundle.evaluation.baselines import MeanHead
+from spider_bundle.evaluation.comparison import score_method
 from spider_bundle.evaluation.films import case_grid_overrides, score_files, write_case_films
-from spider_bundle.evaluation.tables import mean_scores, write_comparison, write_scores
+from spider_bundle.evaluation.tables import (
+    comparison_table,
+    mean_scores,
+    write_scores,
+    write_text,
+)
 
 
 def main() -> None:
@@ -44,11 +51,16 @@ def main() -> None:
         (report,) = (work / "study").glob("*/report.json")
         rows.append({"case": entry["case"], **score_files(report.parent, case)})
         print(f"{entry['case']}: PSNR {rows[-1]['psnr_db']:.2f} dB; {kinds}")
-    means = mean_scores(rows)
-    write_scores(options.output_dir, "from_files", rows, means)
-    mean_ct = score_mean_head(openkbp_datalist(options.dataset_dir, "training"), entries)
-    columns = {"training-mean CT": mean_ct, "SPIDER, from DICOM files": means}
-    print(write_comparison(options.output_dir / "from_files.md", columns))
+    write_scores(options.output_dir, "from_files", rows, mean_scores(rows))
+    mean_head = MeanHead(openkbp_datalist(options.dataset_dir, "training"))
+    heads = [LoadHeadCased()(entry) for entry in entries]
+    columns = {
+        "training-mean CT": score_method(mean_head, heads),
+        "SPIDER, from DICOM files": rows,
+    }
+    table = comparison_table(columns)
+    write_text(options.output_dir / "from_files.md", table)
+    print(table)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Randomizable, RandomizableTransform, Transform
+from monai.transforms import Compose, Randomizable, RandomizableTransform, Transform
 from torch.nn import functional as F
 
 from spider_bundle.geometry import (
@@ -115,6 +115,39 @@ class AcquisitionRanges:
         )
 
 
+@dataclass(frozen=True)
+class GeometryError:
+    """A statement about the geometry that is wrong in a known way, for sensitivity tests.
+
+    Attributes:
+        sod: Relative error of the stated SOD; the SDD is right.
+        sdd: Relative error of the stated SDD; the SOD is right.
+        angle: Rotation of the lateral view about the vertical axis that is not stated, degrees.
+    """
+
+    sod: float = 0.0
+    sdd: float = 0.0
+    angle: float = 0.0
+
+    def real(self, told: View, lateral: bool) -> View:
+        """The view that takes the radiograph where ``told`` is stated."""
+        beam = told.beam
+        shift = beam * (told.sod - told.sod / (1 + self.sod))
+        deeper = beam * (told.sdd / (1 + self.sdd) - told.sdd)
+        # the source is nearer by the error of the SOD, and the detector follows at its distance
+        view = replace(told, source=told.source + shift, centre=told.centre + shift + deeper)
+        if not lateral or not self.angle:
+            return view
+        turn = rotation_about(2, self.angle)
+        return replace(
+            view,
+            source=turn @ view.source,
+            centre=turn @ view.centre,
+            column_vector=turn @ view.column_vector,
+            row_vector=turn @ view.row_vector,
+        )
+
+
 class SimulateRadiographsd(Randomizable, Transform):
     """Draw an acquisition and project the head.
 
@@ -129,6 +162,8 @@ class SimulateRadiographsd(Randomizable, Transform):
             same acquisition; for evaluation.
         stride: Project only every so many pixels and interpolate; 2 loses next to nothing on
             4 mm heads and is four times faster.
+        error: How the geometry that the network is told differs from the real one, beside what
+            the ranges hide.
     """
 
     def __init__(
@@ -138,10 +173,12 @@ class SimulateRadiographsd(Randomizable, Transform):
         pixel_size: float = 1.2,
         seed_by_case: bool = False,
         stride: int = 1,
+        error: GeometryError | Mapping[str, float] | None = None,
     ) -> None:
         if not isinstance(ranges, AcquisitionRanges):
             ranges = AcquisitionRanges(**(ranges or {}))
         self.ranges = ranges
+        self.error = error if isinstance(error, GeometryError) else GeometryError(**(error or {}))
         self.size = size
         self.pixel_size = pixel_size
         self.seed_by_case = seed_by_case
@@ -153,7 +190,8 @@ class SimulateRadiographsd(Randomizable, Transform):
         rng = case_rng(str(out["case"])) if self.seed_by_case else self.R
         views = self.ranges.draw(rng, self.size, self.pixel_size)
         told = torch.from_numpy(np.stack([told.matrix for told, _ in views]))
-        real = torch.from_numpy(np.stack([real.matrix for _, real in views]))
+        taken = [self.error.real(real, lateral=i == 1) for i, (_, real) in enumerate(views)]
+        real = torch.from_numpy(np.stack([view.matrix for view in taken]))
         hu = out.get("warped_ct", out["ct"]).float()
         full, coarse = (self.size, self.size), (self.size // self.stride, self.size // self.stride)
         integrals = project_volume(
@@ -172,6 +210,45 @@ class SimulateRadiographsd(Randomizable, Transform):
 def case_rng(case: str) -> np.random.RandomState:
     """Random numbers that depend on a case's id alone, on every machine."""
     return np.random.RandomState(zlib.crc32(case.encode()))
+
+
+class CaseSeededCompose(Compose):
+    """Transforms whose random choices depend on the case's id alone.
+
+    For evaluation with random realism and poses: a case looks the same in every run.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> Data:
+        """Seed all transforms by ``case``, then apply them."""
+        self.set_random_state(seed=zlib.crc32(str(data["case"]).encode()))
+        out: Data = super().__call__(data, *args, **kwargs)
+        return out
+
+
+class ToneCurved(Transform):
+    """Apply one tone curve to ``line_integrals``, as a presentation processing would.
+
+    Args:
+        gamma: Exponent of a power curve.
+        slope: Slope of a sigmoid around ``middle``, in place of the power curve.
+        middle: Where on the normalised scale the sigmoid is steepest.
+    """
+
+    def __init__(self, gamma: float = 1.0, slope: float | None = None, middle: float = 0.5) -> None:
+        self.gamma = gamma
+        self.slope = slope
+        self.middle = middle
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Change both radiographs."""
+        out = dict(data)
+        unit = torch.stack([_unit_range(image) for image in out["line_integrals"]])
+        out["line_integrals"] = (
+            unit**self.gamma
+            if self.slope is None
+            else torch.sigmoid(self.slope * (unit - self.middle))
+        )
+        return out
 
 
 class RandRadiographRealismd(RandomizableTransform):
@@ -267,8 +344,7 @@ class RandRadiographRealismd(RandomizableTransform):
 
     def _tone(self, image: torch.Tensor) -> torch.Tensor:
         """A monotone tone curve, as a manufacturer's presentation processing applies."""
-        low, high = torch.quantile(image.flatten(), torch.tensor([0.005, 0.995]).to(image))
-        unit = ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1.2)
+        unit = _unit_range(image)
         if self.R.random() < 0.5:
             return unit ** float(self.R.uniform(*self.gamma))
         slope, middle = self.R.uniform(*self.sigmoid), self.R.uniform(0.35, 0.6)
@@ -323,6 +399,12 @@ class NormaliseRadiographsd(Transform):
             },
         )
         return out
+
+
+def _unit_range(image: torch.Tensor) -> torch.Tensor:
+    """A radiograph on 0..1 between its extreme percentiles, with some room above."""
+    low, high = torch.quantile(image.flatten(), torch.tensor([0.005, 0.995]).to(image))
+    return ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1.2)
 
 
 def _blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:

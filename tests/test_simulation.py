@@ -16,9 +16,12 @@ from spider_bundle.geometry import Grid, View, angle_between
 from spider_bundle.labels import Label
 from spider_bundle.simulation import (
     AcquisitionRanges,
+    CaseSeededCompose,
+    GeometryError,
     NormaliseRadiographsd,
     RandRadiographRealismd,
     SimulateRadiographsd,
+    ToneCurved,
     case_rng,
 )
 
@@ -482,3 +485,75 @@ def test_image_carries_the_geometry_and_the_grid_of_its_case(
     assert torch.equal(meta["projection"], data["projection"])
     assert meta["spatial_shape"].tolist() == [5, 6, 7]
     np.testing.assert_allclose(meta["original_affine"], grid.ras_affine)
+
+
+# What an evaluation gets wrong on purpose
+
+
+@pytest.mark.parametrize("error", [0.1, -0.05])
+def test_a_wrong_sod_leaves_the_sdd_and_moves_source_and_detector(error: float) -> None:
+    for told, _ in draws(AcquisitionRanges(), 3)[0]:
+        real = GeometryError(sod=error).real(told, lateral=False)
+        assert told.sod == pytest.approx(real.sod * (1 + error))
+        assert real.sdd == pytest.approx(told.sdd)
+        np.testing.assert_allclose(real.beam, told.beam, atol=1e-12)
+
+
+def test_a_wrong_sdd_leaves_the_source() -> None:
+    for told, _ in draws(AcquisitionRanges(), 1)[0]:
+        real = GeometryError(sdd=0.1).real(told, lateral=True)
+        assert told.sdd == pytest.approx(real.sdd * 1.1)
+        np.testing.assert_array_equal(real.source, told.source)
+
+
+def test_a_wrong_angle_turns_the_lateral_view_only() -> None:
+    (frontal, _), (lateral, _) = draws(AcquisitionRanges(), 1)[0]
+    error = GeometryError(angle=5.0)
+    same = error.real(frontal, lateral=False)
+    np.testing.assert_allclose(same.matrix, frontal.matrix, rtol=1e-12, atol=1e-9)
+    turned = error.real(lateral, lateral=True)
+    assert angle_between(turned, lateral) == pytest.approx(5.0)
+    assert turned.sod == pytest.approx(lateral.sod)
+    assert turned.source[2] == pytest.approx(lateral.source[2])  # about the vertical axis
+
+
+def test_a_wrong_sod_magnifies_the_shadow_and_not_the_statement() -> None:
+    case = case_with_ball((22, 38, 40))
+    right, wrong = (
+        SimulateRadiographsd(seed_by_case=True, size=128, pixel_size=2.4, error={"sod": e})(case)
+        for e in (0.0, 0.2)
+    )
+    assert torch.equal(right["projection"], wrong["projection"])
+    # a source that is nearer than told magnifies by 1.2 about the shadow of the isocentre
+    for view in (0, 1):
+        origin = projected(right["projection"][view], (0.0, 0.0, 0.0))
+        grown = shadow_centre(wrong["line_integrals"][view]) - origin
+        plain = shadow_centre(right["line_integrals"][view]) - origin
+        np.testing.assert_allclose(grown, 1.2 * plain, atol=1.0)
+        assert np.linalg.norm(grown - plain) > 2
+
+
+def test_case_seeded_transforms_repeat_in_any_order_and_differ_between_cases() -> None:
+    transforms = CaseSeededCompose(
+        [
+            RandHeadPosed(prob=1.0),
+            SimulateRadiographsd(size=64, pixel_size=4.8),
+            RandRadiographRealismd(prob=1.0, effect=1.0),
+            NormaliseRadiographsd(),
+        ]
+    )
+    first, second = case_with_ball(PLACES[0], "one"), case_with_ball(PLACES[0], "two")
+    one, two, again = (transforms(case)["image"] for case in (first, second, first))
+    assert torch.equal(one.as_tensor(), again.as_tensor())
+    assert not torch.allclose(one.as_tensor(), two.as_tensor())
+
+
+@pytest.mark.parametrize("tone", [{"gamma": 0.6}, {"gamma": 1.6}, {"slope": 6.0}])
+def test_tone_curves_keep_the_order_of_the_pixels(
+    radiographs: torch.Tensor, tone: dict[str, float]
+) -> None:
+    out = ToneCurved(**tone)({"line_integrals": radiographs})["line_integrals"]
+    for before, after in zip(radiographs, out, strict=True):
+        order = before.flatten().argsort()
+        assert (after.flatten()[order].diff() >= 0).all()
+    assert not torch.allclose(out, ToneCurved()({"line_integrals": radiographs})["line_integrals"])

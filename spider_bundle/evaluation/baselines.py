@@ -1,24 +1,51 @@
-"""Naive baselines that every result stands beside."""
+"""The training-mean head: the naive baseline that every result stands beside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.evaluation.metrics import score_case
-from spider_bundle.evaluation.tables import mean_scores, write_scores
+from spider_bundle.evaluation.examples import Entry, common_grid, resampled
+from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
+from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import Label
 
+FloatArray = npt.NDArray[np.float64]
 
-def mean_head(
-    entries: Iterable[Mapping[str, Any]],
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+
+class MeanHead:
+    """The mean CT and the majority labels of the training cases; it sees no radiograph.
+
+    Args:
+        training: Datalist entries of cases on one grid.
+        told_pose: Put the mean into the pose of the head, which no method is told. It is where the
+            stored heads are if not, so that a moved head is missed.
+    """
+
+    def __init__(self, training: Sequence[Entry], told_pose: bool = False) -> None:
+        self.training = training
+        self.told_pose = told_pose
+
+    @cached_property
+    def _average(self) -> tuple[FloatArray, FloatArray, Grid]:
+        return _average(self.training)
+
+    def __call__(self, item: Item) -> Reconstruction:
+        """The mean on the case's grid; raises ValueError as :func:`mean_head` does."""
+        points = world_points(item)
+        if self.told_pose:
+            back = torch.linalg.inv(torch.as_tensor(item["pose"]).double())
+            points = points @ back[:3, :3].T + back[:3, 3]
+        return resampled(*self._average, points)
+
+
+def mean_head(entries: Iterable[Entry]) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
     """Mean CT and majority labels of cases on one grid, in the pose in which they are stored.
 
     Args:
@@ -30,49 +57,24 @@ def mean_head(
     Raises:
         ValueError: No entries, or their grids differ.
     """
-    total: npt.NDArray[np.float64] | None = None
-    votes: npt.NDArray[np.int64] | None = None
+    hu, shares, _ = _average(entries)
+    return hu, shares.argmax(axis=0).astype(np.uint8)
+
+
+def _average(entries: Iterable[Entry]) -> tuple[FloatArray, FloatArray, Grid]:
+    """Mean HU ``(X, Y, Z)``, share of each class ``(C, X, Y, Z)`` and their grid."""
+    grid: Grid | None = None
     count = 0
-    affine = np.eye(4)
     for entry in entries:
         case = load_case(entry)
-        if total is None or votes is None:
+        if grid is None:
             total = np.zeros(case.hu.shape)
-            votes = np.zeros((len(Label), *case.hu.shape), dtype=np.int64)
-            affine = case.grid.affine
-        if case.hu.shape != total.shape or not np.allclose(case.grid.affine, affine):
-            raise ValueError("the cases are not on one grid")
+            votes = np.zeros((len(Label), *case.hu.shape))
+        grid = common_grid(grid, case.grid)
         total += np.clip(case.hu, *HU_WINDOW)
         for label in Label:
             votes[label] += case.structure == label
         count += 1
-    if total is None or votes is None:
+    if grid is None:
         raise ValueError("no cases to average")
-    return total / count, votes.argmax(axis=0).astype(np.uint8)
-
-
-def score_mean_head(
-    training: Sequence[Mapping[str, Any]],
-    validation: Sequence[Mapping[str, Any]],
-    output_dir: str | Path | None = None,
-) -> dict[str, float]:
-    """Score the training-mean CT on every validation case.
-
-    Args:
-        training: Entries to average; phantoms are left out.
-        validation: Entries to score.
-        output_dir: Folder for ``mean_ct.json`` and ``mean_ct.csv``, if wanted.
-
-    Returns:
-        Mean of each score.
-    """
-    hu, labels = mean_head(entry for entry in training if "phantom" not in entry)
-    rows = []
-    for entry in validation:
-        case = load_case(entry)
-        scores = score_case(hu, labels, case.hu, case.structure, case.measured, case.grid.spacing)
-        rows.append({"case": entry["case"], **scores})
-    means = mean_scores(rows)
-    if output_dir is not None:
-        write_scores(Path(output_dir), "mean_ct", rows, means)
-    return means
+    return total / count, votes / count, grid

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from monai.metrics.regression import compute_ssim_and_cs
+from monai.metrics.utils import get_edge_surface_distance
 
-from spider_bundle.cases.labelling import BONE_HU
+from spider_bundle.cases.labelling import BODY_HU, BONE_HU, label_head
 from spider_bundle.intensity import HU_WINDOW, normalise_hu
 from spider_bundle.labels import BONES, LABEL_NAMES, Label
+
+SURFACE_TOLERANCE_MM = 2.0
+"""Surfaces this near count as the same in the normalised surface distance."""
+
+_LABEL_OF = {
+    LABEL_NAMES[label].replace(" ", "_"): label
+    for label in (Label.SOFT_TISSUE, Label.INTRACRANIAL, Label.INTERNAL_AIR, Label.MANDIBLE)
+}
 
 Volume = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
@@ -74,10 +83,26 @@ def ssim(prediction: Volume, reference: Volume, mask: Mask) -> float | None:
     return float(similarity[0, 0].numpy()[inner].mean(dtype=np.float64))
 
 
-def surface_distances(
+@dataclass(frozen=True)
+class SurfaceScores:
+    """Distances between two surfaces.
+
+    Attributes:
+        hd95: 95th percentile of the Hausdorff distance, mm.
+        assd: Average symmetric surface distance, mm.
+        nsd: Normalised surface distance: share of both surfaces within
+            :data:`SURFACE_TOLERANCE_MM` of the other.
+    """
+
+    hd95: float
+    assd: float
+    nsd: float
+
+
+def surface_scores(
     prediction: Mask, reference: Mask, mask: Mask, spacing: Sequence[float]
-) -> tuple[float, float] | None:
-    """HD95 and ASSD of two surfaces in mm, inside the mask.
+) -> SurfaceScores | None:
+    """Compare two surfaces inside the mask.
 
     Args:
         prediction: Shape ``(X, Y, Z)``.
@@ -86,18 +111,18 @@ def surface_distances(
         spacing: Voxel size, mm.
 
     Returns:
-        The 95th percentile of the Hausdorff distance and the average symmetric surface distance;
         None if one of the two is empty.
     """
-    pair = [torch.from_numpy(side & mask)[None, None].float() for side in (prediction, reference)]
+    pair = [torch.from_numpy(side & mask) for side in (prediction, reference)]
     if not all(side.any() for side in pair):
         return None
-    step = list(spacing)
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=step)
-    assd = compute_average_surface_distance(
-        *pair, include_background=True, symmetric=True, spacing=step
+    _, distances, _ = get_edge_surface_distance(*pair, spacing=list(spacing), symmetric=True)
+    both = torch.cat([d.flatten() for d in distances]).double()
+    return SurfaceScores(
+        hd95=float(max(torch.quantile(d.flatten().double(), 0.95) for d in distances)),
+        assd=float(both.mean()),
+        nsd=float((both <= SURFACE_TOLERANCE_MM).double().mean()),
     )
-    return float(hd95), float(assd)
 
 
 def score_case(
@@ -107,11 +132,15 @@ def score_case(
     reference_labels: Labels,
     measured: Mask,
     spacing: Sequence[float],
+    surfaces: bool = True,
 ) -> dict[str, float | None]:
     """All scores of one case.
 
-    Bone is scored against the reference's CT above 250 HU inside the head, with the predicted bone
-    and mandible together; the other tissues against the reference labels.
+    Structures are taken from the reconstruction in three ways: its labels; thresholds on its CT
+    (``_thresholded``); the label recipe of :mod:`spider_bundle.cases.labelling` on its CT
+    (``_recipe``), as a user who segments the CT would. Bone is scored against the reference's CT
+    above 250 HU inside the head, with the predicted bone and mandible together; body against its
+    CT above -300 HU inside the head; the other tissues against the reference labels.
 
     Args:
         hu: Reconstructed HU, shape ``(X, Y, Z)``.
@@ -120,6 +149,7 @@ def score_case(
         reference_labels: Its labels.
         measured: Where the reference was measured; nothing else is scored.
         spacing: Voxel size along the axes, mm.
+        surfaces: Also the scores that take long: SSIM, surface distances, the recipe.
 
     Returns:
         Scores by name; ``None`` where the reference has nothing to score.
@@ -131,15 +161,27 @@ def score_case(
         "psnr_head_db": psnr(hu, reference_hu, measured & head),
         "mae_hu": mae(hu, reference_hu, measured),
         "mae_head_hu": mae(hu, reference_hu, measured & head),
-        "ssim": ssim(hu, reference_hu, measured),
-        "dice_bone_thresholded": dice(hu > BONE_HU, bone, measured),
     }
-    structures = {"bone": (np.isin(labels, BONES), bone)} | {
-        LABEL_NAMES[label].replace(" ", "_"): (labels == label, reference_labels == label)
-        for label in (Label.SOFT_TISSUE, Label.INTRACRANIAL, Label.INTERNAL_AIR, Label.MANDIBLE)
+    truth = {name: reference_labels == label for name, label in _LABEL_OF.items()}
+    pairs = {"bone": (np.isin(labels, BONES), bone)} | {
+        name: (labels == label, truth[name]) for name, label in _LABEL_OF.items()
     }
-    for name, (predicted, truth) in structures.items():
-        scores[f"dice_{name}"] = dice(predicted, truth, measured)
-        distances = surface_distances(predicted, truth, measured, spacing)
-        scores[f"hd95_{name}_mm"], scores[f"assd_{name}_mm"] = distances or (None, None)
+    pairs["bone_thresholded"] = (hu > BONE_HU, bone)
+    pairs["body_thresholded"] = (hu > BODY_HU, head & (reference_hu > BODY_HU))
+    if surfaces:
+        scores["ssim"] = ssim(hu, reference_hu, measured)
+        recipe = label_head(hu, spacing)
+        pairs["bone_recipe"] = (recipe == Label.BONE, bone)
+        pairs |= {
+            f"{name}_recipe": (recipe == label, truth[name])
+            for name, label in _LABEL_OF.items()
+            if label != Label.MANDIBLE  # the recipe takes it for bone
+        }
+    for name, (predicted, reference) in pairs.items():
+        scores[f"dice_{name}"] = dice(predicted, reference, measured)
+        if surfaces:
+            found = surface_scores(predicted, reference, measured, spacing)
+            scores[f"hd95_{name}_mm"] = None if found is None else found.hd95
+            scores[f"assd_{name}_mm"] = None if found is None else found.assd
+            scores[f"nsd_{name}"] = None if found is None else found.nsd
     return scores

@@ -8,7 +8,11 @@ import nibabel
 import numpy as np
 import pytest
 
-from spider_bundle.evaluation.baselines import mean_head, score_mean_head
+from spider_bundle.cases.transforms import LoadHeadCased
+from spider_bundle.evaluation.baselines import MeanHead, mean_head
+from spider_bundle.evaluation.comparison import score_method
+from spider_bundle.evaluation.methods import Item
+from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
 
 
@@ -32,24 +36,51 @@ def test_mean_is_the_mean_within_the_window(tmp_path: Path) -> None:
     assert labels[0, 0, 0] == Label.BACKGROUND
 
 
-def test_scoring_the_mean_against_its_only_case_is_perfect(tmp_path: Path) -> None:
-    entry = write_case(tmp_path, "a", 800.0)
-    phantom = {"case": "p", "phantom": 1}
-    means = score_mean_head([entry, phantom], [entry], tmp_path / "out")
-    assert means["mae_hu"] == 0
-    assert means["dice_bone"] == 1
-    assert (tmp_path / "out" / "mean_ct.csv").read_text().startswith("case,psnr_db")
-
-
 def test_a_known_error_gives_a_known_score(tmp_path: Path) -> None:
     training, validation = write_case(tmp_path, "a", 800.0), write_case(tmp_path, "b", 1100.0)
     reference = nibabel.load(validation["ct"]).get_fdata()
     share = (reference == 1100).mean()
-    means = score_mean_head([training], [validation])
-    assert means["mae_hu"] == pytest.approx(300 * share)
-    assert means["psnr_db"] == pytest.approx(10 * np.log10(3000**2 / (300**2 * share)))
+    item = LoadHeadCased()(validation)
+    (row,) = score_method(MeanHead([training]), [item])
+    assert row["mae_hu"] == pytest.approx(300 * share, rel=1e-4)
+    assert row["psnr_db"] == pytest.approx(10 * np.log10(3000**2 / (300**2 * share)), rel=1e-4)
+    assert row["dice_bone"] == 1
 
 
 def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(ValueError, match="no cases"):
         mean_head([])
+
+
+def item_on(grid: Grid, shift: float = 0.0) -> Item:
+    """What the mean looks at of an item: its grid and its pose."""
+    pose = np.eye(4)
+    pose[0, 3] = shift
+    return {"ct": np.zeros(grid.shape), "affine": grid.affine, "pose": pose}
+
+
+def test_the_mean_is_read_on_any_grid(tmp_path: Path) -> None:
+    method = MeanHead([write_case(tmp_path, "a", 800.0), write_case(tmp_path, "b", 1100.0)])
+    hu, labels = mean_head(method.training)
+    grid = Grid.from_ras(np.diag([4.0, 4.0, 4.0, 1.0]), (40, 40, 40))
+    same = method(item_on(grid))
+    np.testing.assert_allclose(same.hu, hu, atol=0.01)
+    assert np.array_equal(same.labels, labels)
+    # every other voxel of a grid of half the spacing lies on a voxel of the mean
+    fine = Grid.from_ras(np.diag([2.0, 2.0, 2.0, 1.0]), (79, 79, 79))
+    finer = method(item_on(fine))
+    np.testing.assert_allclose(finer.hu[::2, ::2, ::2], hu, atol=0.01)
+    middle = (finer.hu[::2, ::2, ::2][1:] + finer.hu[::2, ::2, ::2][:-1]) / 2
+    np.testing.assert_allclose(finer.hu[1::2, ::2, ::2], middle, atol=0.01)
+
+
+def test_the_mean_misses_a_moved_head_unless_it_is_told(tmp_path: Path) -> None:
+    entry = write_case(tmp_path, "a", 800.0)
+    hu, labels = mean_head([entry])
+    grid = Grid.from_ras(np.diag([4.0, 4.0, 4.0, 1.0]), (40, 40, 40))
+    moved = item_on(grid, shift=8.0)  # two voxels towards the left; the axis runs to the right
+    missed = MeanHead([entry])(moved)
+    np.testing.assert_allclose(missed.hu[2:], hu[:-2], atol=0.01)
+    assert np.array_equal(missed.labels[2:], labels[:-2])
+    told = MeanHead([entry], told_pose=True)(moved)
+    np.testing.assert_allclose(told.hu, hu, atol=0.01)

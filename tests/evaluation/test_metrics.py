@@ -6,14 +6,21 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from monai.metrics import (
+    compute_average_surface_distance,
+    compute_hausdorff_distance,
+    compute_surface_dice,
+)
 
+from spider_bundle.cases.case import phantom_case
 from spider_bundle.evaluation.metrics import (
     dice,
     mae,
     psnr,
     score_case,
     ssim,
-    surface_distances,
+    surface_scores,
 )
 from spider_bundle.labels import Label
 
@@ -113,10 +120,64 @@ def test_surface_distances_are_in_mm() -> None:
     prediction[3, 4, 5] = True
     reference[3, 8, 2] = True
     distance = math.hypot(4 * 2.0, 3 * 5.0)
-    assert surface_distances(prediction, reference, CUBE, (1.0, 2.0, 5.0)) == pytest.approx(
-        (distance, distance)
+    scores = surface_scores(prediction, reference, CUBE, (1.0, 2.0, 5.0))
+    assert scores is not None
+    assert (scores.hd95, scores.assd, scores.nsd) == pytest.approx((distance, distance, 0.0))
+    assert surface_scores(prediction, ~CUBE, CUBE, (1.0, 2.0, 5.0)) is None
+
+
+def test_surface_scores_are_those_of_monai() -> None:
+    rng = np.random.default_rng(3)
+    sides = [rng.random(CUBE.shape) < share for share in (0.1, 0.2)]
+    spacing = [1.0, 1.5, 2.5]
+    scores = surface_scores(*sides, CUBE, spacing)
+    assert scores is not None
+    pair = [torch.from_numpy(side)[None, None] for side in sides]
+    hd95 = compute_hausdorff_distance(*pair, True, percentile=95, spacing=spacing)
+    assd = compute_average_surface_distance(*pair, True, symmetric=True, spacing=spacing)
+    nsd = compute_surface_dice(*pair, [2.0], include_background=True, spacing=spacing)
+    wanted = (float(hd95), float(assd), float(nsd))
+    assert (scores.hd95, scores.assd, scores.nsd) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_normalised_surface_distance_forgives_the_tolerance_and_no_more() -> None:
+    prediction, reference = ~CUBE, ~CUBE
+    reference[2:8, 2:8, 2:8] = True
+    prediction[3:9, 2:8, 2:8] = True
+    for step, nsd in ((2.0, 1.0), (2.1, None)):
+        scores = surface_scores(prediction, reference, CUBE, (step, 1.0, 1.0))
+        assert scores is not None
+        if nsd is None:
+            assert scores.nsd < 1
+        else:
+            assert scores.nsd == nsd
+
+
+def test_recipe_segments_the_reconstructed_ct() -> None:
+    phantom = phantom_case(1, spacing=4.0, shape=64)
+    labels = np.zeros_like(phantom.structure)
+    scores = score_case(
+        phantom.hu, labels, phantom.hu, phantom.structure, phantom.measured, (4.0, 4.0, 4.0)
     )
-    assert surface_distances(prediction, ~CUBE, CUBE, (1.0, 2.0, 5.0)) is None
+    assert scores["dice_intracranial"] == 0  # the labels hold nothing, the CT holds everything
+    assert (scores["dice_intracranial_recipe"] or 0) > 0.9
+    assert (scores["dice_bone_recipe"] or 0) > 0.9
+    assert (scores["dice_body_thresholded"] or 0) > 0.97
+
+
+def test_quick_scores_are_the_same_without_surfaces() -> None:
+    phantom = phantom_case(2, spacing=8.0, shape=32)
+    given = (
+        phantom.hu + 50,
+        phantom.structure,
+        phantom.hu,
+        phantom.structure,
+        phantom.measured,
+        (8.0, 8.0, 8.0),
+    )
+    full, quick = score_case(*given), score_case(*given, surfaces=False)
+    assert {name: full[name] for name in quick} == quick
+    assert not [name for name in quick if name.startswith(("hd95", "assd", "nsd", "ssim"))]
 
 
 def embedded(block: np.ndarray, fill: float = 0) -> np.ndarray:
@@ -165,7 +226,9 @@ def test_nothing_outside_the_measured_region_is_scored() -> None:
     spoilt_hu = np.where(measured, 10.0, 1500.0)
     spoilt_labels = np.where(measured, labels, Label.BONE)
     spoilt = score_case(spoilt_hu, spoilt_labels, zero, labels, measured, MM)
-    del good["ssim"], spoilt["ssim"]  # its windows reach beyond the mask
+    for scores in (good, spoilt):  # SSIM's windows and the recipe reach beyond the mask
+        for name in [n for n in scores if n == "ssim" or "recipe" in n]:
+            del scores[name]
     assert spoilt == good
     assert good["mae_hu"] == pytest.approx(10.0)
     assert good["dice_soft_tissue"] == 1.0

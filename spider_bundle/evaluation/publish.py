@@ -1,0 +1,84 @@
+"""Put the tables of an evaluation into the documentation, so that no number is typed by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from spider_bundle.files import atomic_path
+
+_BLOCK = re.compile(r"(<!-- table (?P<name>[\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>images/(?P<name>[\w.-]+\.png))\)")
+
+METADATA_SCORES = (
+    "psnr_db",
+    "ssim",
+    "mae_hu",
+    "dice_bone",
+    "dice_soft_tissue",
+    "dice_intracranial",
+    "dice_internal_air",
+    "dice_mandible",
+    "hd95_bone_mm",
+)
+"""Means of protocol V1 that the bundle's metadata carries."""
+
+
+def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
+    """Replace the marked tables and the pictures of markdown pages by those of an evaluation.
+
+    A table stands between ``<!-- table v1/comparison.md -->`` and ``<!-- end -->``; the name is a
+    file of the evaluation. A picture ``images/NAME.png`` is replaced if ``figures/NAME.png``
+    exists. What the evaluation does not hold stays as it is.
+
+    Args:
+        folder: Output folder of an evaluation.
+        pages: Markdown files.
+
+    Returns:
+        The pages that changed.
+    """
+    root = Path(folder)
+
+    def table(match: re.Match[str]) -> str:
+        source = root / match["name"]
+        if not source.exists():
+            return match[0]
+        return f"{match[1]}\n{source.read_text(encoding='utf-8').strip()}\n\n{match[3]}"
+
+    changed = []
+    for page in pages:
+        old = page.read_text(encoding="utf-8")
+        for picture in _PICTURE.finditer(old):
+            drawn = root / "figures" / picture["name"]
+            if drawn.exists():
+                (page.parent / "images").mkdir(exist_ok=True)
+                with atomic_path(page.parent / picture["path"]) as temporary:
+                    shutil.copyfile(drawn, temporary)
+        new = _BLOCK.sub(table, old)
+        if new != old:
+            with atomic_path(page) as temporary:
+                temporary.write_text(new, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def publish_metadata(folder: str | Path, files: Iterable[Path]) -> None:
+    """Write the means of protocol V1 into ``eval_metrics`` of the bundle's metadata.
+
+    Args:
+        folder: Output folder of an evaluation, with ``v1/spider.json``.
+        files: The metadata files.
+    """
+    scores = json.loads((Path(folder) / "v1" / "spider.json").read_text(encoding="utf-8"))["mean"]
+    for file in files:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata["eval_metrics"] = {
+            name: round(scores[name], 3) for name in METADATA_SCORES if name in scores
+        }
+        with atomic_path(file) as temporary:
+            text = json.dumps(metadata, indent=4, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,51 @@
+"""Published tables come from the evaluation and touch nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spider_bundle.evaluation.publish import publish_metadata, publish_tables
+
+PAGE = """# Results
+
+<!-- table v1/comparison.md -->
+old
+<!-- end -->
+
+Text stays.
+
+<!-- table unknown.md -->
+kept
+<!-- end -->
+
+![All cases](images/psnr.png) ![Other](images/other.png)
+"""
+
+
+def test_marked_tables_and_pictures_are_replaced(tmp_path: Path) -> None:
+    results, docs = tmp_path / "eval", tmp_path / "docs"
+    (results / "v1").mkdir(parents=True)
+    (results / "figures").mkdir()
+    (results / "v1" / "comparison.md").write_text("| new |\n")
+    (results / "figures" / "psnr.png").write_bytes(b"png")
+    docs.mkdir()
+    (docs / "results.md").write_text(PAGE)
+    (docs / "plain.md").write_text("nothing to do\n")
+    pages = sorted(docs.glob("*.md"))
+    assert publish_tables(results, pages) == [docs / "results.md"]
+    text = (docs / "results.md").read_text()
+    assert text == PAGE.replace("old\n", "\n| new |\n\n")
+    assert (docs / "images" / "psnr.png").read_bytes() == b"png"
+    assert not (docs / "images" / "other.png").exists()
+    assert publish_tables(results, pages) == []  # again: nothing changes
+
+
+def test_metadata_gets_the_means(tmp_path: Path) -> None:
+    (tmp_path / "v1").mkdir()
+    scores = {"mean": {"psnr_db": 28.12345, "nsd_bone": 0.5}}
+    (tmp_path / "v1" / "spider.json").write_text(json.dumps(scores))
+    file = tmp_path / "metadata.json"
+    file.write_text('{"name": "é", "eval_metrics": {"old": 1}}')
+    publish_metadata(tmp_path, [file])
+    assert json.loads(file.read_text()) == {"name": "é", "eval_metrics": {"psnr_db": 28.123}}
