@@ -186,7 +186,7 @@ def _sample(volume: npt.NDArray[Any], index: FloatArray, outside: float) -> npt.
     return np.where(inside, values, np.float32(outside))
 
 
-def _render(
+def render_plane(
     plane: Plane, hu: npt.NDArray[Any], labels: npt.NDArray[Any], grid: Grid
 ) -> tuple[FloatArray, FloatArray, float]:
     """Grey and overlaid picture ``(size, size, 3)``, values 0 to 1, and the plane's mm."""
@@ -324,7 +324,7 @@ def _draw_planes(
     _, side = plane_frame(grid)
     extent = (0, _PANEL, _PANEL, 0)
     for column, plane in enumerate(PLANES, start=2):
-        *pictures, position = _render(plane, hu, labels, grid)
+        *pictures, position = render_plane(plane, hu, labels, grid)
         for row, picture in enumerate(pictures):
             axes = _panel(figure, panel_box(row, column))
             axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto", zorder=1)
