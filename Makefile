@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types results clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,14 @@ lint: $(VENV)/.installed
 
 types: $(VENV)/.installed
 	$(BIN)/mypy
+
+# Rebuild every table and figure of the documentation; needs the data (SPIDER_DATA).
+results: $(VENV)/.installed
+	$(BIN)/spider evaluate
+	$(BIN)/python -W ignore benchmarks/from_files.py
+	$(BIN)/python -W ignore benchmarks/fine_heads.py
+	$(BIN)/python -W ignore benchmarks/ablations.py
+	$(BIN)/python benchmarks/publish.py
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -12,7 +12,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,24 @@ from monai.bundle import ConfigParser
 from spider_bundle.bundle import bundle_root
 from spider_bundle.evaluation.comparison import score_method
 from spider_bundle.evaluation.tables import (
-    comparison_table,
+    SCORE_NAMES,
     difference_table,
     file_stem,
     mean_scores,
     write_scores,
     write_text,
+)
+
+DIGITS = {"psnr_db": 2, "mae_hu": 1}
+SHOWN = (
+    "psnr_db",
+    "mae_hu",
+    "ssim",
+    "dice_bone",
+    "dice_soft_tissue",
+    "dice_intracranial",
+    "dice_internal_air",
+    "dice_mandible",
 )
 
 
@@ -47,17 +58,19 @@ def main() -> None:
             files = train_row(root, folder, {**plan["budget"], **overrides})
             score_row(root, folder, files)
     rows = {}
-    cost = []
+    lines = ["| row | parameters, millions | " + " | ".join(SCORE_NAMES[n] for n in SHOWN) + " |"]
+    lines.append("|---" * (len(SHOWN) + 2) + "|")
     for title in plan["rows"]:
         folder = options.output_dir / file_stem(title)
-        if (folder / "scores.json").exists():
-            rows[title] = json.loads((folder / "scores.json").read_text())["cases"]
-            spent = json.loads((folder / "cost.json").read_text())
-            cost.append(f"| {title} | {spent['parameters'] / 1e6:.2f} | {spent['minutes']:.1f} |")
-    write_text(options.output_dir / "comparison.md", comparison_table(rows))
+        if not (folder / "scores.json").exists():
+            continue
+        saved = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        rows[title] = saved["cases"]
+        size = json.loads((folder / "size.json").read_text(encoding="utf-8"))["parameters"]
+        cells = [f"{saved['mean'][name]:.{DIGITS.get(name, 3)}f}" for name in SHOWN]
+        lines.append(f"| {title} | {size / 1e6:.2f} | " + " | ".join(cells) + " |")
+    write_text(options.output_dir / "summary.md", "\n".join(lines) + "\n")
     write_text(options.output_dir / "differences.md", difference_table(rows, next(iter(rows))))
-    head = "| row | parameters, millions | minutes of training |\n|---|---|---|\n"
-    write_text(options.output_dir / "cost.md", head + "\n".join(cost) + "\n")
 
 
 def train_row(root: Path, folder: Path, overrides: dict[str, Any]) -> list[str]:
@@ -73,11 +86,8 @@ def train_row(root: Path, folder: Path, overrides: dict[str, Any]) -> list[str]:
     mine = folder.resolve() / "overrides.json"
     mine.write_text(json.dumps(overrides, indent=2), encoding="utf-8")
     files.append(str(mine))
-    start = time.perf_counter()
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
     subprocess.run([*command, "--config_file", str(files)], check=True, cwd=root)
-    minutes = (time.perf_counter() - start) / 60
-    (folder / "cost.json").write_text(json.dumps({"minutes": minutes}), encoding="utf-8")
     return files
 
 
@@ -89,9 +99,8 @@ def score_row(root: Path, folder: Path, files: list[str]) -> None:
     parser["weights"] = str(folder.resolve() / "model.pt")
     network = parser.get_parsed_content("network")
     rows = score_method(parser.get_parsed_content("spider"), parser.get_parsed_content("v1::items"))
-    cost = json.loads((folder / "cost.json").read_text(encoding="utf-8"))
-    cost["parameters"] = sum(p.numel() for p in network.parameters())
-    (folder / "cost.json").write_text(json.dumps(cost), encoding="utf-8")
+    size = {"parameters": sum(p.numel() for p in network.parameters())}
+    write_text(folder / "size.json", json.dumps(size))
     write_scores(folder, "scores", rows, mean_scores(rows))
 
 

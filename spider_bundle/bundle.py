@@ -1,4 +1,4 @@
-"""Where the bundle's configs and weights are, and how its inference config is run from Python."""
+"""Where the bundle's configs and weights are, and how its configs are run from Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +59,35 @@ def inference_workflow(
     Raises:
         FileNotFoundError: There is no bundle.
     """
+    return _workflow(["inference"], "inference", overrides, root)
+
+
+def evaluation_workflow(
+    overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
+) -> Any:
+    """The bundle's evaluation, a layer over its training config, as a MONAI workflow.
+
+    Arguments, result and errors are those of :func:`inference_workflow`.
+    """
+    return _workflow(["train", "evaluate"], None, overrides, root)
+
+
+def _workflow(
+    names: Sequence[str],
+    kind: str | None,
+    overrides: Mapping[str, Any],
+    root: str | os.PathLike[str] | None,
+) -> Any:
     from monai.bundle import ConfigWorkflow  # heavy: keeps the command line's help fast
 
     # it warns that logging was left to the caller, which is what is wanted
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     folder = bundle_root(root)
     workflow = ConfigWorkflow(
-        config_file=str(folder / "configs" / "inference.json"),
+        config_file=[str(folder / "configs" / f"{name}.json") for name in names],
         meta_file=str(folder / "configs" / "metadata.json"),
         logging_file=False,
-        workflow_type="inference",
+        workflow_type=kind,
         bundle_root=str(folder),
         **dict(overrides),
     )

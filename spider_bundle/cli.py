@@ -131,6 +131,110 @@ def infer(
         raise typer.Exit(EXIT_REFUSED)
 
 
+@app.command()
+def evaluate(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for scores, tables and figures.")
+    ] = Path("eval"),
+    dataset_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared heads; heads/openkbp_4mm below SPIDER_DATA if not given.",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights instead of the bundle's.", exists=True, dir_okay=False),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")] = "",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    bundle_root: Annotated[
+        Path | None, typer.Option(help="Bundle folder, where it is not found by itself.")
+    ] = None,
+) -> None:
+    """Score the weights beside the baselines and controls on the validation heads.
+
+    Protocols V1 and V2, sensitivity, tables and figures go to OUTPUT.
+    """
+    from spider_bundle.bundle import evaluation_workflow
+
+    try:
+        overrides = {"output_dir": _config_path(output), **_computation(device, precision)}
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    for name, path in (("dataset_dir", dataset_dir), ("weights", weights)):
+        if path is not None:
+            overrides[name] = _config_path(path)
+    workflow = evaluation_workflow(overrides, bundle_root)
+    if not Path(workflow.parser.get_parsed_content("dataset_dir"), "split.json").is_file():
+        raise typer.BadParameter("no prepared heads (split.json) there; name them: --dataset-dir")
+    workflow.run()
+    typer.echo((output / "v1" / "comparison.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def prepare(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with CT scans: DICOM series, NIfTI.", exists=True, file_okay=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the head cases.", file_okay=False, writable=True)
+    ],
+    spacing: Annotated[float, typer.Option(help="Voxel size, mm.", min=0.25)] = 4.0,
+    size: Annotated[float, typer.Option(help="Side of the cube, mm.", min=64, max=1024)] = 256.0,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the patients that validate.", min=0, max=1)
+    ] = 0.15,
+    contours: Annotated[
+        str, typer.Option(help="Name of the mandible's segmentation beside a scan.")
+    ] = "{stem}_mandible.nii.gz",
+    isocentres: Annotated[
+        Path | None,
+        typer.Option(help="Stated isocentres, JSON or CSV.", exists=True, dir_okay=False),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression of the patient in the path of NIfTI files.")
+    ] = "",
+) -> None:
+    """Prepare every CT scan below a folder as a head case for training and evaluation.
+
+    Finished scans are skipped, so a run that was cut can be started again.
+    """
+    from spider_bundle.cases.folder import PrepareOptions, prepare_folder, read_isocentres
+    from spider_bundle.radiographs.pair import PUBLIC_KEY
+
+    try:
+        key = os.environ.get("SPIDER_SITE_KEY") or PUBLIC_KEY
+        options = PrepareOptions(
+            spacing, size, validation_share, contours, patient_pattern or None, key
+        )
+        stated = read_isocentres(isocentres) if isocentres else None
+        outcome = prepare_folder(folder, output, options, isocentres=stated, progress=True)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except OSError as error:
+        # its text names the path, which may be a patient's
+        typer.echo(
+            f"R01 the cases could not be written ({type(error).__name__}). To do: see to the space "
+            "and the rights of the output folder and run again; finished scans stay.",
+            err=True,
+        )
+        raise typer.Exit(EXIT_FAILED) from None
+    typer.echo(
+        f"{len(outcome.prepared)} prepared, {len(outcome.rejected)} rejected "
+        f"({outcome.skipped} were done before); results in {output}"
+    )
+    if outcome.failed:
+        raise typer.Exit(EXIT_FAILED)
+    if outcome.rejected or not outcome.prepared:
+        raise typer.Exit(EXIT_REFUSED)
+
+
 def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, int]:
     """Run the inference config.
 

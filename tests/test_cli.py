@@ -128,3 +128,10 @@ def test_a_study_that_cannot_be_written_takes_no_other_down(
     assert str(other[0].parent) not in output
     assert f"study {blocked}: R01" in caplog.text
     assert str(tmp_path) not in caplog.text
+
+
+def test_evaluate_needs_prepared_heads(tmp_path: Path) -> None:
+    code, output = spider("evaluate", "--dataset-dir", tmp_path, "-o", tmp_path / "out")
+    assert code == EXIT_USAGE
+    assert "split.json" in output
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -13,7 +14,10 @@ import monai.bundle
 import pytest
 import typer
 import typer.core
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from spider_bundle.cases.quality import CHECKS
+from spider_bundle.cases.rejections import CODES as REJECTION_CODES
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
@@ -24,7 +28,14 @@ from spider_bundle.radiographs.overrides import Overrides
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
-CONFIGS = ("train", "evaluate", "inference")
+CONFIGS = (
+    "train",
+    "multi_gpu_train",
+    "peer_lifting",
+    "peer_back_projection",
+    "evaluate",
+    "inference",
+)
 COMMANDS = ("run", "verify_metadata", "verify_net_in_out", "ckpt_export")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -65,11 +76,13 @@ def options_of(code: str) -> list[str]:
     ]
 
 
-def spider_options() -> set[str]:
+def spider_options(only: str = "") -> set[str]:
     group = typer.main.get_command(app)
     names = {"help"}
     assert isinstance(group, typer.core.TyperGroup)
-    for command in group.commands.values():
+    for name, command in group.commands.items():
+        if only and name != only:
+            continue
         for parameter in command.params:
             names |= {o.removeprefix("--") for o in (*parameter.opts, *parameter.secondary_opts)}
     return names
@@ -82,6 +95,7 @@ def config_ids(name: str) -> list[str]:
 def bundle_options() -> set[str]:
     """Options of ``python -m monai.bundle``: its parameters and the ids that can be overridden."""
     names = {p for c in COMMANDS for p in inspect.signature(getattr(monai.bundle, c)).parameters}
+    names |= set(DEFAULT_MLFLOW_SETTINGS["configs"])
     return names | {i.split("::")[0] for name in CONFIGS for i in config_ids(name)}
 
 
@@ -155,6 +169,9 @@ def test_exit_codes_are_those_of_the_command() -> None:
 @every_page
 def test_options_exist(page: Path) -> None:
     for code in code_of(page.read_text(encoding="utf-8")):
+        if code.startswith(("mlflow ", "tensorboard ")):
+            continue
+        code = re.sub(r"^torchrun .*?-m ", "", code)
         if code.startswith("spider "):
             allowed = spider_options()
         elif "monai.bundle" in code:
@@ -171,8 +188,37 @@ def test_every_option_of_a_radiograph_is_described() -> None:
     rows = first_table(section("howto_own_radiographs.md", "## State what is missing"))
     described = {option for row in rows for option in options_of(row[0])}
     general = {"help", "output", "-o", "spacing", "shape", "device", "precision", "weights"}
-    shown = {o for o in spider_options() if not o.startswith("no-")}
-    assert described == shown - general - {"bundle-root", "folder", "inputs"}
+    shown = {o for o in spider_options("infer") if not o.startswith("no-")}
+    assert described == shown - general - {"bundle-root", "inputs"}
+
+
+def test_preparing_is_described_as_it_is() -> None:
+    page = "howto_prepare.md"
+    options = first_table((DOCS / page).read_text(encoding="utf-8"))
+    described = [o for row in options for o in options_of(row[0])]
+    assert set(described) == spider_options("prepare") - {"help", "folder", "output"}
+    codes = [
+        [
+            code.value,
+            info.condition,
+            info.action,
+            "; ".join(f"{name} = {value:g}" for name, value in info.limits.items()) or "none",
+        ]
+        for code, info in REJECTION_CODES.items()
+    ]
+    assert first_table(section(page, "## Reasons for rejection")) == codes
+    checks = [
+        [f"`{name}`", limits.meaning, range_text(limits.good), range_text(limits.possible)]
+        for name, limits in CHECKS.items()
+    ]
+    assert first_table(section(page, "## Checks")) == checks
+
+
+def range_text(limits: tuple[float, float]) -> str:
+    low, high = limits
+    if math.isinf(high):
+        return "any" if math.isinf(low) else f"from {low:g}"
+    return f"{low:g} to {high:g}"
 
 
 @every_page

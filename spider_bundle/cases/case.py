@@ -49,6 +49,8 @@ def load_case(entry: Mapping[str, Any]) -> HeadCase:
         entry: Either ``phantom`` (a seed), or ``ct`` and optionally ``valid`` and ``contours``:
             paths of NIfTI files on one grid. Contours hold the value 7 for the mandible; where
             they are not given, or do not hold it, bone is not told apart from the mandible.
+            ``contour_margin`` is how far bone from a contour may still belong to the mandible,
+            mm; 8 if not given, for rough contours.
 
     Raises:
         ValueError: The files are not on the same grid.
@@ -68,7 +70,8 @@ def load_case(entry: Mapping[str, Any]) -> HeadCase:
         mandible = _companion(entry["contours"], image) == MANDIBLE_CONTOUR
     ambiguous = bone
     if mandible.any():
-        far = ndimage.distance_transform_edt(~mandible, sampling=grid.spacing) > _ROUGH_MM
+        margin = float(entry.get("contour_margin", _ROUGH_MM))
+        far = ndimage.distance_transform_edt(~mandible, sampling=grid.spacing) > margin
         mandible &= bone & (hu > BONE_HU)
         structure[mandible] = Label.MANDIBLE
         ambiguous = bone & ~mandible & ~far

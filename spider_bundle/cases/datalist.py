@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+_FILES = ("ct", "valid", "contours")
+
 
 def openkbp_datalist(folder: str | Path, section: str) -> list[dict[str, Any]]:
     """Entries of the prepared OpenKBP heads.
@@ -37,6 +39,33 @@ def openkbp_datalist(folder: str | Path, section: str) -> list[dict[str, Any]]:
             entry["contours"] = str(root / f"{stem}_oar.nii.gz")
         entries.append(entry)
     return entries
+
+
+def prepared_datalist(path: str | Path, section: str) -> list[dict[str, Any]]:
+    """Entries of the heads that ``spider prepare`` wrote.
+
+    Resolutions and shapes may differ; lists can be joined with those of other sources.
+
+    Args:
+        path: The ``datalist.json``, or its folder.
+        section: ``training`` or ``validation``.
+
+    Returns:
+        Entries for :func:`spider_bundle.cases.case.load_case`, with the files' absolute paths.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        KeyError: The list has no such section.
+    """
+    listing = Path(path)
+    if listing.is_dir():
+        listing = listing / "datalist.json"
+    root = listing.resolve().parent
+    entries = json.loads(listing.read_text(encoding="utf-8"))[section]
+    return [
+        {key: str(root / value) if key in _FILES else value for key, value in entry.items()}
+        for entry in entries
+    ]
 
 
 def phantom_datalist(count: int, first_seed: int = 0) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.datalist import openkbp_datalist, phantom_datalist
+from spider_bundle.cases.datalist import openkbp_datalist, phantom_datalist, prepared_datalist
 
 
 @pytest.fixture
@@ -65,3 +65,18 @@ def test_phantoms_are_numbered_from_the_first_seed() -> None:
     assert len({e["case"] for e in entries}) == 3
     assert phantom_datalist(0) == []
     assert load_case(entries[0]).grid.shape == (64, 64, 64)
+
+
+def test_prepared_entries_have_absolute_paths_and_keep_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = {"case": "ct", "subject": "s", "ct": "cases/a/ct.nii.gz", "contour_margin": 2.0}
+    listing = {"training": [entry], "validation": []}
+    (tmp_path / "datalist.json").write_text(json.dumps(listing), encoding="utf-8")
+    wanted = [entry | {"ct": str(tmp_path / "cases/a/ct.nii.gz")}]
+    assert prepared_datalist(tmp_path / "datalist.json", "training") == wanted
+    monkeypatch.chdir(tmp_path)
+    assert prepared_datalist(".", "training") == wanted
+    assert prepared_datalist(tmp_path, "validation") == []
+    with pytest.raises(KeyError):
+        prepared_datalist(tmp_path, "test")

@@ -1,0 +1,247 @@
+"""CT scans from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
+from spider_bundle.cases.scan import Scan, find_scans, read_scan
+from spider_bundle.geometry import Grid
+from tests.cases.scans import acquired, edit, write_nifti, write_series
+
+
+def volume(shape: tuple[int, int, int] = (24, 30, 27)) -> tuple[np.ndarray, Grid]:
+    """Different HU everywhere, on an anisotropic grid off the origin."""
+    hu = np.random.default_rng(0).integers(-1020, 1500, size=shape).astype(np.float32)
+    grid = Grid.centred((4.0, 3.5, 4.5), shape)
+    affine = grid.affine.copy()
+    affine[:3, 3] += [13.0, -7.0, 300.0]
+    return hu, Grid(shape, affine)
+
+
+def only(folder: Path, **options: Any) -> Scan:
+    (source,) = find_scans(folder, **options)
+    return read_scan(source)
+
+
+def same(scan: Scan, hu: np.ndarray, grid: Grid) -> None:
+    """The same HU at the same places."""
+    assert scan.hu.shape == hu.shape
+    assert np.allclose(scan.grid.affine, grid.affine, atol=1e-4)
+    assert np.array_equal(scan.hu[scan.measured], hu[scan.measured])
+    assert scan.measured.all()
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LPS", "LPI", "PIR", "SAL", "ILP"])
+def test_nifti_of_any_orientation_gives_the_same_volume(tmp_path: Path, axes: str) -> None:
+    hu, grid = volume()
+    write_nifti(tmp_path / "a.nii.gz", hu, grid, axes)
+    same(only(tmp_path), hu, grid)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "LPI", "PIR", "PIL", "LIP", "RAS"])
+def test_series_of_any_orientation_gives_the_same_volume(tmp_path: Path, axes: str) -> None:
+    hu, grid = volume()
+    write_series(tmp_path, *acquired(hu, grid, axes))
+    same(only(tmp_path), hu, grid)
+
+
+def test_nifti_scale_is_applied(tmp_path: Path) -> None:
+    hu, grid = volume()
+    image = nibabel.Nifti1Image(((hu + 1000) * 2).astype(np.int16), grid.ras_affine)
+    image.header.set_slope_inter(0.5, -1000.0)
+    nibabel.save(image, tmp_path / "a.nii")
+    same(only(tmp_path), hu, grid)
+
+
+def test_gantry_tilt_is_part_of_the_grid(tmp_path: Path) -> None:
+    hu, grid = acquired(*volume(), "LPS")
+    affine = grid.affine.copy()
+    affine[1, 2] = affine[2, 2] * np.tan(np.radians(18.0))
+    write_series(tmp_path, hu, Grid(grid.shape, affine))
+    scan = only(tmp_path)
+    assert scan.gantry_tilt == pytest.approx(18.0, abs=0.01)
+    index = np.array([4, 5, 20, 1])  # in the order as acquired
+    flipped = np.array([23 - 4, 29 - 5, 20, 1])
+    assert np.allclose(scan.grid.affine @ flipped, affine @ index, atol=1e-4)
+    assert scan.hu[tuple(flipped[:3])] == hu[tuple(index[:3])]
+
+
+def test_a_slice_off_its_place_is_interpolated(tmp_path: Path) -> None:
+    grid = Grid.centred(4.0, 30)
+    hu = (grid.points()[..., 2] * 16).astype(np.float32)
+    paths = write_series(tmp_path, *acquired(hu, grid, "LPS"))
+    x, y, z = grid.axes()
+    # slice 10 of 30 lies 1.4 mm lower than it should, and shows what is there
+    edit(
+        paths[10],
+        ImagePositionPatient=[float(x.min()), float(y.min()), float(z[10] - 1.4)],
+        PixelData=np.full((30, 30), round((z[10] - 1.4) * 16 + 2000) * 2, np.uint16).tobytes(),
+    )
+    scan = only(tmp_path)
+    assert np.abs(scan.hu - scan.grid.points()[..., 2] * 16).max() < 0.5
+
+
+def test_declared_padding_counts_only_where_it_reaches_the_border(tmp_path: Path) -> None:
+    hu, grid = acquired(*volume(), "LPS")
+    hu = hu.copy()
+    hu[:5] = -1024.0
+    hu[12, 15, :] = -1024.0
+    write_series(tmp_path, hu, grid, PixelPaddingValue=round((-1024 + 2000) / 0.5))
+    scan = only(tmp_path)
+    assert not scan.measured[-5:].any()  # L and R are swapped
+    assert scan.measured[:-5].all()
+    assert (scan.hu[-5:] == -1000).all()
+
+
+@pytest.mark.parametrize("value", [-2000, -3024, -1024])
+def test_a_disc_shaped_field_of_view_ends_the_measurement(tmp_path: Path, value: int) -> None:
+    hu, grid = volume((40, 40, 30))
+    hu[10, 10] = -1024.0  # air within the field of view
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in hu.shape), indexing="ij")
+    outside = np.hypot(x, y) > 1.0
+    write_nifti(tmp_path / "a.nii.gz", np.where(outside, value, hu), grid)
+    scan = only(tmp_path)
+    assert np.array_equal(scan.measured, ~outside)
+
+
+def test_clipped_air_around_the_head_was_measured(tmp_path: Path) -> None:
+    hu, grid = volume((40, 40, 30))
+    x, y, _ = np.meshgrid(*(np.linspace(-1, 1, n) for n in hu.shape), indexing="ij")
+    write_nifti(tmp_path / "a.nii.gz", np.where(np.hypot(x, y) > 0.7, -1024, hu), grid)
+    assert only(tmp_path).measured.all()
+
+
+def test_values_that_are_no_numbers_were_not_measured(tmp_path: Path) -> None:
+    hu, grid = volume()
+    hu[3] = np.nan
+    nibabel.save(nibabel.Nifti1Image(hu, grid.ras_affine), tmp_path / "a.nii.gz")
+    scan = only(tmp_path)
+    assert np.array_equal(scan.measured, np.isfinite(hu))
+    assert (scan.hu[3] == -1000).all()
+
+
+def test_find_groups_series_and_leaves_out_the_rest(tmp_path: Path) -> None:
+    hu, grid = volume()
+    first = write_series(tmp_path / "p1" / "s", *acquired(hu, grid, "LPS"))
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "again.dcm").write_bytes(first[0].read_bytes())
+    write_nifti(tmp_path / "sub-02" / "ses-1" / "ct.nii.gz", hu, grid)
+    write_nifti(tmp_path / "sub-02" / "ses-2" / "ct.nii.gz", hu, grid)
+    mandible = write_nifti(tmp_path / "sub-02" / "ses-2" / "ct_mandible.nii.gz", hu > 0, grid)
+    beside = write_nifti(tmp_path / "p1" / "s_mandible.nii.gz", hu > 0, grid)
+    write_nifti(tmp_path / "out" / "cases" / "x.nii.gz", hu, grid)
+    (tmp_path / "notes.txt").write_text("not a scan")
+    sources = find_scans(tmp_path, patient_pattern=r"(sub-\d+)/", leave_out=tmp_path / "out")
+    by_patient = {source.patient: source for source in sources}
+    assert len(sources) == 3
+    assert sorted(by_patient) == ["sub-02", "|SECRET-ID"]
+    assert {s.contours for s in sources} == {None, mandible, beside}
+    assert len(by_patient["|SECRET-ID"].files) == len(first)
+    assert "SECRET" not in repr(sources)
+    assert str(tmp_path) not in repr(sources)
+    # without a pattern every file is a patient of its own
+    assert len({s.patient for s in find_scans(tmp_path / "sub-02")}) == 2
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    hu, grid = volume()
+    write_nifti(tmp_path / "store" / "a.nii.gz", hu, grid)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "store", target_is_directory=True)
+    (tmp_path / "store" / "loop").symlink_to(tmp_path / "in", target_is_directory=True)
+    assert [s.name for s in find_scans(tmp_path / "in")] == ["linked/a.nii.gz"]
+
+
+@pytest.mark.parametrize("pattern", ["(", "[a"])
+def test_a_wrong_pattern_is_an_error(tmp_path: Path, pattern: str) -> None:
+    with pytest.raises(ValueError, match="pattern"):
+        find_scans(tmp_path, patient_pattern=pattern)
+
+
+def rejection(folder: Path) -> Code:
+    with pytest.raises(ScanRejectedError) as caught:
+        only(folder)
+    assert str(folder) not in str(caught.value)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("code", "changes"),
+    [
+        (Code.P01, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}),
+        (Code.P01, {"SamplesPerPixel": 3}),
+        (Code.P02, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        (Code.P03, {"PixelData": b"\0" * 10}),
+        (Code.P04, {"ImagePositionPatient": None}),
+        (Code.P04, {"PixelSpacing": [4.0, 0.0]}),
+        (Code.P04, {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
+        (Code.P07, {"ImagePositionPatient": [0, 0, 0]}),
+        (Code.P09, {"PixelSpacing": [8.0, 8.0]}),
+        (Code.P10, {"RescaleIntercept": None}),
+        (Code.P10, {"RescaleIntercept": 0}),
+        (Code.P10, {"RescaleType": "OD"}),
+    ],
+)
+def test_series_that_cannot_be_used(tmp_path: Path, code: Code, changes: dict[str, Any]) -> None:
+    write_series(tmp_path, *acquired(*volume(), "LPS"), **changes)
+    assert rejection(tmp_path) == code
+
+
+def test_too_much_tilt(tmp_path: Path) -> None:
+    hu, grid = acquired(*volume(), "LPS")
+    affine = grid.affine.copy()
+    affine[1, 2] = affine[2, 2]  # 45 degrees
+    write_series(tmp_path, hu, Grid(grid.shape, affine))
+    assert rejection(tmp_path) == Code.P05
+
+
+@pytest.mark.parametrize("lost", [(10,), (5, 6, 7)])
+def test_missing_slices(tmp_path: Path, lost: tuple[int, ...]) -> None:
+    paths = write_series(tmp_path, *acquired(*volume(), "LPS"))
+    for index in lost:
+        paths[index].unlink()
+    assert rejection(tmp_path) == Code.P06
+
+
+def test_a_slice_out_of_line(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, *acquired(*volume(), "LPS"))
+    x, y, z = acquired(*volume(), "LPS")[1].axes()
+    edit(paths[9], ImagePositionPatient=[float(x[0]) + 9, float(y[0]), float(z[9])])
+    assert rejection(tmp_path) == Code.P06
+
+
+@pytest.mark.parametrize("shape", [(40, 40, 12), (40, 40, 17)])
+def test_too_little_of_a_head(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    hu, grid = acquired(*volume(shape), "LPS")
+    write_series(tmp_path, hu, grid)
+    assert rejection(tmp_path) == Code.P08
+
+
+def test_nifti_that_cannot_be_used(tmp_path: Path) -> None:
+    hu, grid = volume()
+    series = nibabel.Nifti1Image(np.stack([hu, hu], axis=3), grid.ras_affine)
+    nowhere = nibabel.Nifti1Image(hu, None)
+    for number, image in enumerate((series, nowhere)):
+        nibabel.save(image, tmp_path / f"{number}.nii")
+        with pytest.raises(ScanRejectedError, match="P13"):
+            read_scan(find_scans(tmp_path)[number])
+    (tmp_path / "broken.nii.gz").write_bytes(b"not gzip")
+    with pytest.raises(ScanRejectedError, match="P03"):
+        read_scan(next(s for s in find_scans(tmp_path) if "broken" in s.name))
+
+
+def test_labels_are_no_ct(tmp_path: Path) -> None:
+    hu, grid = volume()
+    write_nifti(tmp_path / "labels.nii.gz", hu > 0, grid)
+    assert rejection(tmp_path) == Code.P10
+
+
+def test_every_code_says_what_to_do() -> None:
+    assert list(CODES) == list(Code)
+    assert all(info.condition and info.action for info in CODES.values())
