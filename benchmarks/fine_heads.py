@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.transforms import Compose
 
 from spider_bundle.bundle import evaluation_workflow
-from spider_bundle.cases.case import load_case
 from spider_bundle.cases.datalist import prepared_datalist
 from spider_bundle.cases.folder import PrepareOptions, prepare_folder
 from spider_bundle.cases.resampling import block_means
@@ -28,6 +26,7 @@ from spider_bundle.evaluation.comparison import score_method
 from spider_bundle.evaluation.methods import Item, Reconstruction, sample_volume, world_points
 from spider_bundle.evaluation.tables import (
     comparison_table,
+    file_stem,
     mean_scores,
     write_scores,
     write_text,
@@ -44,7 +43,7 @@ class Coarse:
 
     def __call__(self, item: Item) -> Reconstruction:
         """Average, then interpolate."""
-        grid = Grid(item["affine"].numpy(), tuple(item["ct"].shape))
+        grid = Grid(affine=item["affine"].numpy(), shape=tuple(item["ct"].shape))
         hu, coarse = block_means(item["ct"].numpy(), grid, 4.0)
         shares = [
             block_means((item["structure"].numpy() == label).astype(np.float32), grid, 4.0)[0]
@@ -93,15 +92,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in SOURCES:
             entry = prepared(name, options.data_dir / "heads", Path(folder))
-            load_case(entry)
             item = simulate(entry)
             for title, method in methods.items():
                 columns[f"{name}: {title}"] = score_method(method, [item])
-                torch.manual_seed(0)
     for title, rows in columns.items():
-        write_scores(
-            options.output_dir, title.replace(": ", "_").replace(" ", "_"), rows, mean_scores(rows)
-        )
+        write_scores(options.output_dir, file_stem(title), rows, mean_scores(rows))
     table = comparison_table(columns)
     write_text(options.output_dir / "comparison.md", table)
     print(table)
