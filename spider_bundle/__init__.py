@@ -1,3 +1,3 @@
 """SPIDER: head CT and anatomical labels from two orthogonal radiographs (research use only)."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
