@@ -13,6 +13,12 @@ from spider_bundle.files import atomic_path
 _BLOCK = re.compile(r"(<!-- table (?P<name>[\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>images/(?P<name>[\w.-]+\.png))\)")
 
+PROTOCOL = (
+    "V1: 11 validation patients, simulated radiographs, 4 mm, window -1000..2000 HU, measured "
+    "region only; see docs/results.md"
+)
+"""What the scores in the bundle's metadata are scores of."""
+
 METADATA_SCORES = (
     "psnr_db",
     "ssim",
@@ -67,18 +73,21 @@ def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
 
 
 def publish_metadata(folder: str | Path, files: Iterable[Path]) -> None:
-    """Write the means of protocol V1 into ``eval_metrics`` of the bundle's metadata.
+    """Write means of protocol V1, with those of two baselines, into ``eval_metrics``.
 
     Args:
-        folder: Output folder of an evaluation, with ``v1/spider.json``.
+        folder: Output folder of an evaluation.
         files: The metadata files.
     """
-    scores = json.loads((Path(folder) / "v1" / "spider.json").read_text(encoding="utf-8"))["mean"]
     for file in files:
         metadata = json.loads(file.read_text(encoding="utf-8"))
-        metadata["eval_metrics"] = {
-            name: round(scores[name], 3) for name in METADATA_SCORES if name in scores
-        }
+        metadata["eval_metrics"] = {"protocol": PROTOCOL}
+        for method in ("spider", "training_mean_ct", "ridge_regression"):
+            source = Path(folder) / "v1" / f"{method}.json"
+            scores = json.loads(source.read_text(encoding="utf-8"))["mean"]
+            metadata["eval_metrics"][method] = {
+                name: round(scores[name], 3) for name in METADATA_SCORES if name in scores
+            }
         with atomic_path(file) as temporary:
             text = json.dumps(metadata, indent=4, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")

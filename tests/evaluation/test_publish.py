@@ -43,9 +43,18 @@ def test_marked_tables_and_pictures_are_replaced(tmp_path: Path) -> None:
 
 def test_metadata_gets_the_means(tmp_path: Path) -> None:
     (tmp_path / "v1").mkdir()
-    scores = {"mean": {"psnr_db": 28.12345, "nsd_bone": 0.5}}
-    (tmp_path / "v1" / "spider.json").write_text(json.dumps(scores))
+    for name, psnr in (("spider", 28.12345), ("training_mean_ct", 24.0), ("ridge_regression", 25)):
+        scores = {"mean": {"psnr_db": psnr, "nsd_bone": 0.5}}
+        (tmp_path / "v1" / f"{name}.json").write_text(json.dumps(scores))
     file = tmp_path / "metadata.json"
     file.write_text('{"name": "é", "eval_metrics": {"old": 1}}')
     publish_metadata(tmp_path, [file])
-    assert json.loads(file.read_text()) == {"name": "é", "eval_metrics": {"psnr_db": 28.123}}
+    metadata = json.loads(file.read_text())
+    assert metadata["name"] == "é"
+    metrics = metadata["eval_metrics"]
+    assert "V1" in metrics.pop("protocol")
+    assert metrics == {
+        "spider": {"psnr_db": 28.123},
+        "training_mean_ct": {"psnr_db": 24.0},
+        "ridge_regression": {"psnr_db": 25},
+    }
