@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[codecs,dev,dicom,mesh,train]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[codecs,dev,dicom,mesh,pacs,train]"
 	touch $@
 
 demo: $(VENV)/.installed

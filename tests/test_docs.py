@@ -16,11 +16,16 @@ import typer
 import typer.core
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from spider_bundle.batch.codes import BATCH_CODES
+from spider_bundle.batch.manifest import Entry, State
+from spider_bundle.batch.profile import MATCHED
+from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cases.rejections import CODES as REJECTION_CODES
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
+from spider_bundle.outputs.dicom_seg import SEGMENT_CODES
 from spider_bundle.outputs.schema import REPORT_SCHEMA
 from spider_bundle.radiographs.errors import CODES
 from spider_bundle.radiographs.overrides import Overrides
@@ -35,7 +40,9 @@ CONFIGS = (
     "peer_back_projection",
     "evaluate",
     "inference",
+    "batch",
 )
+SYSTEM = ("apt-get ", "useradd ", "systemctl ", "podman ", "RUN ")
 COMMANDS = ("run", "verify_metadata", "verify_net_in_out", "ckpt_export")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -169,7 +176,7 @@ def test_exit_codes_are_those_of_the_command() -> None:
 @every_page
 def test_options_exist(page: Path) -> None:
     for code in code_of(page.read_text(encoding="utf-8")):
-        if code.startswith(("mlflow ", "tensorboard ")):
+        if code.startswith(("mlflow ", "tensorboard ", *SYSTEM)):
             continue
         code = re.sub(r"^torchrun .*?-m ", "", code)
         if code.startswith("spider "):
@@ -188,8 +195,44 @@ def test_every_option_of_a_radiograph_is_described() -> None:
     rows = first_table(section("howto_own_radiographs.md", "## State what is missing"))
     described = {option for row in rows for option in options_of(row[0])}
     general = {"help", "output", "-o", "spacing", "shape", "device", "precision", "weights"}
+    general |= optional_outputs()
     shown = {o for o in spider_options("infer") if not o.startswith("no-")}
     assert described == shown - general - {"bundle-root", "inputs"}
+
+
+def optional_outputs() -> set[str]:
+    """Options of the outputs' page."""
+    rows = first_table(section("reference_outputs.md", "## DICOM, meshes, HTML"))
+    return {option for row in rows for option in options_of(row[0])}
+
+
+def test_every_optional_output_is_described() -> None:
+    assert (
+        optional_outputs() == {"dicom", "mesh", "html", "keep-identity"} <= spider_options("infer")
+    )
+    rows = first_table(section("reference_outputs.md", "### Segments"))
+    wanted = [
+        [str(label.value), LABEL_NAMES[label], code.kind[0], code.kind[1], code.category[1]]
+        for label, code in SEGMENT_CODES.items()
+    ]
+    assert rows == wanted
+
+
+def test_batch_is_described_as_it_is() -> None:
+    page = "howto_batch.md"
+    own = {
+        option for row in first_table(section(page, "## Options")) for option in options_of(row[0])
+    }
+    named = set(options_of(section(page, "## Options").partition("as a MONAI bundle")[0]))
+    assert own <= named == spider_options("batch") - {"help", "source", "output"}
+    codes = first_table(section(page, "## Codes"))
+    assert codes == [[c.value, i.condition, i.action] for c, i in BATCH_CODES.items()]
+    exits = [int(row[0]) for row in first_table(section(page, "## Exit codes"))]
+    assert exits == [0, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_UNFINISHED]
+    fields_named = [row[0].strip("`") for row in first_table(section(page, "### The manifest"))]
+    assert fields_named == list(Entry("key", State.DONE, "").record())
+    site = section(page, "## Overrides of a site")
+    assert all(f"`{name}`" in site for name in MATCHED)
 
 
 def test_preparing_is_described_as_it_is() -> None:

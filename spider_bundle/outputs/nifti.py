@@ -32,9 +32,18 @@ def write_ct(path: str | os.PathLike[str], hu: npt.NDArray[Any], grid: Grid) -> 
         ValueError: The shape is not the grid's, or a value is not finite.
         OSError: The file cannot be written.
     """
+    _write(path, stored_hu(hu), grid)
+
+
+def stored_hu(hu: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
+    """HU as every file holds them, rounded and clipped to the file range. Any shape.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
     if not np.isfinite(hu).all():
         raise ValueError("HU must be finite")
-    _write(path, np.rint(np.clip(hu, *HU_FILE_RANGE)).astype(np.int16), grid)
+    return np.rint(np.clip(hu, *HU_FILE_RANGE)).astype(np.int16)
 
 
 def write_labels(path: str | os.PathLike[str], labels: npt.NDArray[Any], grid: Grid) -> None:

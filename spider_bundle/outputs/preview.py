@@ -22,6 +22,8 @@ from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
+PREVIEW_FILE = "preview.png"
+
 WIDTH, HEIGHT = 1600, 812
 """Size of the picture in pixels."""
 

@@ -24,9 +24,11 @@ from filelock import FileLock, Timeout
 from spider_bundle.files import sync, sync_tree
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.outputs.html import write_report_page
 from spider_bundle.outputs.nifti import write_ct, write_labels
-from spider_bundle.outputs.preview import write_preview
+from spider_bundle.outputs.preview import PREVIEW_FILE, write_preview
 from spider_bundle.outputs.report import (
+    REPORT_FILE,
     RunFacts,
     build_report,
     describe_files,
@@ -36,9 +38,6 @@ from spider_bundle.outputs.report import (
 
 CT_FILE = "ct.nii.gz"
 LABEL_FILE = "label.nii.gz"
-PREVIEW_FILE = "preview.png"
-REPORT_FILE = "report.json"
-"""Written last: a folder without it is not a finished study."""
 
 _LOCKS = ".locks"
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
@@ -141,6 +140,7 @@ def write_study(
     pixel_size: float | None = None,
     hidden: Sequence[bool] = (False, False),
     extras: Callable[[Path], None] | None = None,
+    html: bool = False,
     timeout: float = 60.0,
 ) -> Path:
     """Write CT, labels, preview and report of one study, all or nothing.
@@ -157,8 +157,9 @@ def write_study(
         mask: Exposed fields, shape ``(2, H, W)``; where ``image`` is positive if not given.
         pixel_size: Pixel size of the network images at the isocentre in mm, for the scale bar.
         hidden: Radiographs that the preview must not show, frontal and lateral.
-        extras: Writes further files (DICOM, mesh) into the folder it is given; the report lists
+        extras: Writes further files (DICOM, meshes) into the folder it is given; the report lists
             them too.
+        html: Whether to write the report as a page as well.
         timeout: Seconds to wait for another run that is writing the same study.
 
     Returns:
@@ -192,6 +193,9 @@ def write_study(
         if extras is not None:
             extras(folder)
         report = build_report(study_key, facts, grid, describe_files(folder), consistency)
+        if html:
+            write_report_page(folder, report)
+            report["files"] = describe_files(folder)
         write_report(folder / REPORT_FILE, report)
     return Path(out, study_key)
 

@@ -6,10 +6,12 @@ import json
 import logging
 import time
 from collections.abc import Hashable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
@@ -17,9 +19,17 @@ from monai.transforms import Transform
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import attenuation, denormalise_hu
+from spider_bundle.outputs.dicom_ct import DicomIdentity, write_ct_series
+from spider_bundle.outputs.dicom_seg import write_segmentation
+from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.mesh import write_meshes
 from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts
 from spider_bundle.outputs.study import StudyError, write_study
 from spider_bundle.projection import project_volume
+from spider_bundle.radiographs.identity import SourceIdentity
+
+DICOM_CT_FOLDER = "dicom/ct"
+DICOM_SEGMENTATION_FILE = "dicom/seg.dcm"
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +61,7 @@ class CTAndLabelsd(Transform):
 
 
 class WriteStudyd(Transform):
-    """Write CT, labels, preview and report of each study into ``<output_dir>/<study_key>/``.
+    """Write CT, labels, preview, report and optional files into ``<output_dir>/<study_key>/``.
 
     Args:
         output_dir: Folder for the studies.
@@ -61,6 +71,11 @@ class WriteStudyd(Transform):
         seconds: Object whose ``seconds`` is the time of the last reconstruction (the inferer).
         keep_going: Go on with the next study when one cannot be written; otherwise that error ends
             the run.
+        dicom: Also write a DICOM CT series and a segmentation on it.
+        mesh: Also write surfaces of bone and mandible.
+        html: Also write the report as a page.
+        keep_identity: Let the DICOM objects belong to the patient and study of the radiographs,
+            which the loader must have been asked to keep; otherwise they are pseudonymous.
 
     Attributes:
         failed: Why each study that could not be written was not, by study key, if ``keep_going``.
@@ -74,13 +89,24 @@ class WriteStudyd(Transform):
         pixel_size: float = 1.2,
         seconds: Any = None,
         keep_going: bool = False,
+        dicom: bool = False,
+        mesh: bool = False,
+        html: bool = False,
+        keep_identity: bool = False,
     ) -> None:
+        for wanted, extra in ((dicom, "dicom"), (mesh, "mesh")):
+            if wanted:
+                require_extra(extra)  # before the first study, not after it
         self.output_dir = Path(output_dir)
         self.weights_sha256 = file_sha256(weights) if weights and Path(weights).exists() else None
         self.device = str(device)
         self.pixel_size = pixel_size
         self.clock = seconds
         self.keep_going = keep_going
+        self.dicom = dicom
+        self.mesh = mesh
+        self.html = html
+        self.keep_identity = keep_identity
         self.failed: dict[str, str] = {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -118,12 +144,20 @@ class WriteStudyd(Transform):
             findings=loaded["findings"],
             timings=timings,
         )
+        labels = torch.Tensor.as_subclass(out["pred"], torch.Tensor)[0].numpy()
+        extras = partial(
+            self._write_extras,
+            hu=hu.numpy(),
+            labels=labels,
+            grid=grid,
+            identity=self._identity(meta),
+        )
         try:
             folder = write_study(
                 self.output_dir,
                 meta["study_key"],
                 hu=hu.numpy(),
-                labels=torch.Tensor.as_subclass(out["pred"], torch.Tensor)[0].numpy(),
+                labels=labels,
                 grid=grid,
                 image=image.numpy(),
                 reprojection=projected.numpy(),
@@ -131,6 +165,8 @@ class WriteStudyd(Transform):
                 mask=torch.as_tensor(out["mask"]).cpu().numpy(),
                 pixel_size=self.pixel_size,
                 hidden=loaded["burned_in"],
+                extras=extras,
+                html=self.html,
             )
         except (StudyError, OSError) as error:
             if not self.keep_going:
@@ -147,3 +183,36 @@ class WriteStudyd(Transform):
             return out
         out["result"] = {"study": str(folder)}
         return out
+
+    def _identity(self, meta: Mapping[str, Any]) -> DicomIdentity:
+        source = None
+        if self.keep_identity:
+            source = SourceIdentity.from_json(meta["source_identity"])
+        return DicomIdentity(meta["study_key"], source, self.weights_sha256)
+
+    def _write_extras(
+        self,
+        folder: Path,
+        *,
+        hu: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        grid: Grid,
+        identity: DicomIdentity,
+    ) -> None:
+        """Write the optional files.
+
+        Raises:
+            StudyError: One of them cannot express this study.
+        """
+        try:
+            if self.dicom:
+                ct_files = write_ct_series(folder / DICOM_CT_FOLDER, hu, grid, identity)
+                path = folder / DICOM_SEGMENTATION_FILE
+                write_segmentation(path, labels, grid, ct_files, identity)
+            if self.mesh:
+                write_meshes(folder, labels, grid)
+        except (ValueError, TypeError) as error:
+            # its text may quote a value of the patient's
+            raise StudyError(
+                f"an optional output cannot express this study ({type(error).__name__})"
+            ) from error

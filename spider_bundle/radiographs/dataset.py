@@ -10,9 +10,15 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.radiographs.errors import CODES, Code, Finding, RadiographError, finding
+from spider_bundle.radiographs.errors import (
+    CODES,
+    Code,
+    Finding,
+    RadiographError,
+    finding,
+    finding_facts,
+)
 from spider_bundle.radiographs.pair import PUBLIC_KEY, Study, find_studies
-from spider_bundle.radiographs.transforms import finding_facts
 
 _log = logging.getLogger(__name__)
 

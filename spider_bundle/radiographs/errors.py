@@ -161,6 +161,7 @@ CODES: Mapping[Code, CodeInfo] = MappingProxyType(
             Severity.ERROR,
             "DistanceSourceToPatient",
             "set the distance from the source to the middle of the head in mm",
+            _limits(maximum_magnification=20.0),
         ),
         Code.E15: CodeInfo(
             "the relation of pixel values to X-ray intensity is not given; only tones are used",
@@ -176,6 +177,7 @@ CODES: Mapping[Code, CodeInfo] = MappingProxyType(
             _limits(
                 minimum_distinct_values=16,
                 maximum_saturated_fraction=0.9,
+                maximum_edge=65535,
                 maximum_frame_pixels=1e8,
                 maximum_pixels=2e9,
             ),
@@ -283,6 +285,18 @@ def finding(
         attribute or info.attribute,
         action or info.action,
     )
+
+
+def finding_facts(found: Finding) -> dict[str, str | None]:
+    """A finding as plain values, for reports."""
+    return {
+        "code": found.code.value,
+        "severity": found.severity.value,
+        "message": found.message,
+        "role": found.role,
+        "attribute": found.attribute or None,
+        "action": found.action or None,
+    }
 
 
 class RadiographError(Exception):

@@ -7,6 +7,7 @@ guessed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -157,6 +158,8 @@ def _positioner_angles(header: Header) -> tuple[float, float] | None:
             primary, secondary = (
                 (primary + step, secondary) if index == 0 else (primary, secondary + step)
             )
+    if not (math.isfinite(primary) and math.isfinite(secondary)):
+        return None
     return primary, secondary
 
 
@@ -262,8 +265,8 @@ def _with_conflicts(
 
 
 def _orientation_letters(values: list[str] | tuple[str, ...]) -> tuple[str, str] | None:
-    """The two values of PatientOrientation if both are made of its letters, else None."""
-    if len(values) != 2 or not all(v and set(v) <= set("LRAPHF") for v in values):
+    """The two values of PatientOrientation if both are one to three of its letters, else None."""
+    if len(values) != 2 or not all(0 < len(v) <= 3 and set(v) <= set("LRAPHF") for v in values):
         return None
     return values[0], values[1]
 
@@ -411,7 +414,8 @@ def _pitch(
         return None
     tolerance = CODES[Code.E13].limits["relative_difference"]
     if len(pixel) == 2 and pixel[0] > 0 and abs(pixel[0] - row) > tolerance * row:
-        kind = header.text("PixelSpacingCalibrationType") or "not stated"
+        kind = header.text("PixelSpacingCalibrationType")
+        kind = kind if kind in ("GEOMETRY", "FIDUCIAL") else "not stated"
         message = f"PixelSpacing {pixel[0]:g} mm (calibration: {kind.lower()}) differs from {row:g}"
         found.append(finding(Code.E13, role, message))
     return row, column
@@ -454,6 +458,7 @@ def _sod(
 
     DX DistanceSourceToPatient is the distance to the table or bucky face and never used.
     """
+    largest = CODES[Code.E14].limits["maximum_magnification"]
     magnification = header.number("EstimatedRadiographicMagnificationFactor")
     to_patient = None if header.kind == "DX" else header.number("DistanceSourceToPatient")
     for sod, source in (
@@ -468,8 +473,10 @@ def _sod(
         if not sod:
             continue
         provenance["sod"] = {"value": sod, "source": source}
-        if sdd is not None and not 0 < sod < sdd:
-            message = f"source to isocentre {sod:g} mm is not between 0 and {sdd:g} mm"
+        if sdd is not None and not sdd / largest <= sod < sdd:
+            message = (
+                f"source to isocentre {sod:g} mm is not between {sdd / largest:g} and {sdd:g} mm"
+            )
             found.append(finding(Code.E14, role, message, attribute=source))
             return None
         return sod

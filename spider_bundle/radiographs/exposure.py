@@ -10,6 +10,7 @@ not fit would saturate the image, so they are not applied.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ import pydicom
 from pydicom.uid import UID
 
 from spider_bundle.geometry import View, orientation_vector
+from spider_bundle.radiographs.codestream import check_codestream
 from spider_bundle.radiographs.errors import (
     CODES,
     Code,
@@ -47,6 +49,12 @@ _SAMPLE_SIZE = 512
 # A blade's step: levels between the image's percentiles 1 and 99, width relative to the image.
 _BLADE_LEVEL = 0.25
 _BLADE_WIDTH = 0.02
+
+#: Most vertices of a polygonal shutter or collimator, and largest coordinate of one.
+_MAXIMUM_VERTICES = 1000
+_MAXIMUM_COORDINATE = 1e6
+#: Largest value after the modality step; float32 must hold sums and differences too.
+_MAXIMUM_VALUE = 1e30
 
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _CODECS = {
@@ -92,12 +100,15 @@ def expose(dataset: pydicom.Dataset, header: Header, overrides: Overrides, role:
     stored = _stored_values(dataset, header, role)
     field, found = _declared_field(header, stored, overrides, role)
     values, decreasing = _modality_values(header, stored)
+    if not np.abs(values).max() < _MAXIMUM_VALUE:
+        message = "the modality step leaves the range of numbers"
+        raise RadiographError([finding(Code.E16, role, message, attribute="RescaleSlope")])
     dense_high, source = _polarity(header, overrides, decreasing)
     shown = f"high values {'dense' if dense_high else 'transparent'}"
     polarity: Sourced = {"value": shown, "source": source}
     dense = values if dense_high else -values
     mask = _without_blades(dense, _without_constant_margins(dense, field))
-    _check_values(stored, mask, role)
+    _check_values(stored, values, mask, role)
     pixels, quantity = _line_integrals(header, values, dense, mask, overrides)
     if not header.text("PixelIntensityRelationship"):
         found.append(finding(Code.E15, role))
@@ -114,7 +125,9 @@ def _stored_values(dataset: pydicom.Dataset, header: Header, role: str) -> npt.N
     try:
         with quiet():
             array = np.asarray(_decode(dataset, header.frame, header.frames))
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the panic of a decoder written in Rust is no Exception
         raise RadiographError(
             [finding(Code.E02, role, _decoding_message(dataset, error))]
         ) from None
@@ -125,10 +138,14 @@ def _stored_values(dataset: pydicom.Dataset, header: Header, role: str) -> npt.N
         message = "the pixel data are not integers"
         raise RadiographError([finding(Code.E16, role, message)])
     bits = int(header.number("BitsStored") or 8 * array.itemsize)
+    if bits < 1:
+        message = f"{bits} bits stored"
+        raise RadiographError([finding(Code.E16, role, message, attribute="BitsStored")])
     if not np.issubdtype(array.dtype, np.signedinteger) and bits < 8 * array.itemsize:
         # Old files keep overlays in the unused high bits.
         high = header.number("HighBit")
-        shift = max(0, int(bits - 1 if high is None else high) + 1 - bits)
+        top = 8 * array.itemsize - 1
+        shift = int(high) + 1 - bits if high is not None and bits <= high + 1 <= top + 1 else 0
         array = (array >> shift) & ((1 << bits) - 1)
     return array
 
@@ -139,6 +156,7 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
     if syntax == _JPEG_EXTENDED and dataset.get("BitsAllocated", 8) > 8:
         # pydicom 2.4 lets GDCM try, although GDCM does not support it.
         raise NotImplementedError
+    _check_encoded(dataset, syntax, frame, frames)
     try:
         from pydicom.pixels import pixel_array
     except ImportError:
@@ -148,7 +166,28 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
     return decoded
 
 
-def _decoding_message(dataset: pydicom.Dataset, error: Exception) -> str:
+def _check_encoded(dataset: pydicom.Dataset, syntax: str, frame: int, frames: int) -> None:
+    """Look at the codestream of a compressed frame before a decoder believes it.
+
+    Raises:
+        ValueError: It is not of the declared size.
+    """
+    if not UID(syntax).is_encapsulated:
+        return
+    try:
+        from pydicom.encaps import get_frame
+    except ImportError:
+        from pydicom.encaps import generate_pixel_data_frame
+
+        frames_before = generate_pixel_data_frame(dataset.PixelData, frames)
+        encoded = next(itertools.islice(frames_before, frame, None))
+    else:
+        encoded = get_frame(dataset.PixelData, frame, number_of_frames=frames)
+    size = (int(dataset[keyword].value) for keyword in ("Rows", "Columns", "BitsAllocated"))
+    check_codestream(encoded, syntax, *size)
+
+
+def _decoding_message(dataset: pydicom.Dataset, error: BaseException) -> str:
     with quiet():
         syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
         # The name of a UID that pydicom does not know is the UID itself.
@@ -190,14 +229,20 @@ def _lut(item: pydicom.Dataset) -> tuple[Image, int]:
     header = Header(item)
     descriptor = header.numbers("LUTDescriptor")
     data = header.value("LUTData")
+    nothing = np.zeros(0, np.float32), 0
     if len(descriptor) != 3 or data is None:
-        return np.zeros(0, np.float32), 0
-    count = int(descriptor[0]) or 65536
-    if isinstance(data, bytes):
-        table = np.frombuffer(data, np.uint8 if len(data) == count else np.dtype("<u2"))
-    else:
-        table = np.asarray(data).reshape(-1)
-    return table[:count].astype(np.float32), int(descriptor[1])
+        return nothing
+    count, first = int(descriptor[0]) or 65536, int(descriptor[1])
+    if not 0 < count <= 65536 or abs(first) > 65536:
+        return nothing
+    try:
+        if isinstance(data, bytes):
+            table = np.frombuffer(data, np.uint8 if len(data) == count else np.dtype("<u2"))
+        else:
+            table = np.asarray(data).reshape(-1)
+        return table[:count].astype(np.float32), first
+    except (TypeError, ValueError, OverflowError):  # text, an odd number of bytes, a sequence
+        return nothing
 
 
 def _has_linear_lut(header: Header) -> bool:
@@ -246,7 +291,8 @@ def _line_integrals(
         what = "scanned film" if film else f"{header.kind} as displayed"
         tone["source"] = f"{what}: an unknown tone curve was applied"
     elif _has_linear_lut(header) or relation == "LIN":
-        source = f"PixelIntensityRelationship {relation or 'look-up table to linear values'}"
+        stated = relation if relation in ("LIN", "LOG") else "look-up table to linear values"
+        source = f"PixelIntensityRelationship {stated}"
         intensity = values
         if dense is values:
             # The offset of an inverted image is not in the file; the largest value is usual.
@@ -334,23 +380,30 @@ def _device_field(header: Header, device: str, shape: tuple[int, ...]) -> Mask:
         centre = header.numbers(f"CenterOfCircular{device}")
         radius = header.number(f"RadiusOfCircular{device}")
         if len(centre) == 2 and radius:
-            field &= (row - centre[0]) ** 2 + (column - centre[1]) ** 2 <= radius**2
+            field &= np.hypot(row - centre[0], column - centre[1]) <= abs(radius)
     if "POLYGONAL" in shapes:
         vertices = np.array(header.numbers(f"VerticesOfThePolygonal{device}"))
         if vertices.size >= 6 and vertices.size % 2 == 0:
-            field &= _inside_polygon(row, column, vertices.reshape(-1, 2))
+            field &= _inside_polygon(shape, vertices.reshape(-1, 2))
     return field
 
 
-def _inside_polygon(
-    row: npt.NDArray[np.int64], column: npt.NDArray[np.int64], vertices: npt.NDArray[np.float64]
-) -> Mask:
-    """Even-odd rule over ``(row, column)`` vertices."""
-    inside = np.zeros(np.broadcast_shapes(row.shape, column.shape), dtype=np.bool_)
-    for (r0, c0), (r1, c1) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
-        if r0 != r1:
-            crossing = c0 + (row - r0) * (c1 - c0) / (r1 - r0)
-            inside ^= ((row >= r0) != (row >= r1)) & (column < crossing)
+def _inside_polygon(shape: tuple[int, ...], vertices: npt.NDArray[np.float64]) -> Mask:
+    """Even-odd rule over ``(row, column)`` vertices, which count from 1; nothing if implausible.
+
+    Time grows with vertices times rows and with the pixels, not with vertices times pixels.
+    """
+    # ends[r, n]: whether an odd number of edges ends row r's run of its first n columns.
+    ends = np.zeros((shape[0], shape[1] + 1), dtype=np.bool_)
+    if len(vertices) <= _MAXIMUM_VERTICES and np.abs(vertices).max() <= _MAXIMUM_COORDINATE:
+        row = np.arange(1, shape[0] + 1)
+        for (r0, c0), (r1, c1) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
+            crossed = np.flatnonzero((row >= r0) != (row >= r1))
+            if crossed.size:
+                column = c0 + (row[crossed] - r0) * (c1 - c0) / (r1 - r0)
+                left = np.clip(np.ceil(column) - 1, 0, shape[1]).astype(np.int64)
+                ends[crossed, left] ^= True
+    inside: Mask = np.logical_xor.accumulate(ends[:, :0:-1], axis=1)[:, ::-1]
     return inside
 
 
@@ -427,17 +480,18 @@ def _blade(most: npt.NDArray[np.float64], half: npt.NDArray[np.float64]) -> int:
     return count if count and half[count : count + width + 1].min() < _BLADE_LEVEL else 0
 
 
-def _check_values(stored: npt.NDArray[np.int64], mask: Mask, role: str) -> None:
-    """E16: constant or saturated images."""
+def _check_values(stored: npt.NDArray[np.int64], values: Image, mask: Mask, role: str) -> None:
+    """E16: constant or saturated images, as stored or after the modality step."""
     limits = CODES[Code.E16].limits
     message = ""
     if not mask.any():
         message = "no usable pixel: the image is constant or fully masked"
     else:
-        values, counts = np.unique(_sample(stored, mask), return_counts=True)
+        different, counts = np.unique(_sample(stored, mask), return_counts=True)
         extremes = (counts[0] + counts[-1]) / counts.sum()
-        if len(values) < limits["minimum_distinct_values"]:
-            message = f"only {len(values)} distinct values"
+        least = min(len(different), len(np.unique(_sample(values, mask))))
+        if least < limits["minimum_distinct_values"]:
+            message = f"only {least} distinct values"
         elif extremes > limits["maximum_saturated_fraction"]:
             message = f"{100 * extremes:.0f} % of the pixels are saturated"
     if message:

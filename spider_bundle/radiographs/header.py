@@ -6,6 +6,7 @@ and the checks further on name what is missing.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import re
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import read_file_meta_info
 
 from spider_bundle.radiographs.errors import CODES, Code, RadiographError, finding
@@ -40,6 +42,22 @@ SOP_CLASSES = {
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+
+#: Attributes of the pixel modules, which a functional group cannot restate: what is checked must be
+#: what the decoders go by.
+_PIXEL_ATTRIBUTES = frozenset(
+    {
+        *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+        *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    }
+)
+#: Reads of a file before it is given up. An element takes two or three and a kilobyte of memory, so
+#: a large file of nothing but tiny elements would fill the memory.
+MAXIMUM_READS = 500_000
+#: Longest value that is looked at, bytes; parsed values take a hundred times more.
+MAXIMUM_VALUE = 1 << 18
+#: The same of a sequence; enhanced images hold some kilobytes for each frame.
+MAXIMUM_SEQUENCE = 1 << 22
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +101,25 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(drop)
 
 
+class _BoundedReader(io.BufferedReader):
+    """A file that can be read so many times."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._left = MAXIMUM_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as usual.
+
+        Raises:
+            ValueError: It was read too often.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("too many elements")
+        return super().read(size)
+
+
 def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:
     """Read a DICOM file.
 
@@ -95,17 +132,29 @@ def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:
         RadiographError: E01 if it is not a DICOM image file, E02 if it is deflated.
     """
     try:
-        with quiet():
+        with quiet(), _BoundedReader(path) as stream:
             syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
             # A deflated data set of a few megabytes can inflate to more than the memory.
             if syntax != _DEFLATED:
-                return pydicom.dcmread(path, stop_before_pixels=not pixels)
+                return pydicom.dcmread(stream, stop_before_pixels=not pixels)
     except Exception as error:
         # pydicom raises nearly every kind of exception on damaged files.
         found = finding(Code.E01, role, f"not a readable DICOM file ({type(error).__name__})")
         raise RadiographError([found]) from None
     found = finding(Code.E02, role, "deflated files are not accepted")
     raise RadiographError([found])
+
+
+def _is_too_long(place: pydicom.Dataset, keyword: str) -> bool:
+    """Whether a value is so long that parsing it could fill the memory."""
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in place:
+        return False
+    element = place.get_item(tag)  # not parsed yet
+    held = getattr(element, "value", None)
+    if not isinstance(held, bytes):
+        return False
+    return len(held) > (MAXIMUM_SEQUENCE if dictionary_VR(tag) == "SQ" else MAXIMUM_VALUE)
 
 
 class Header:
@@ -156,16 +205,22 @@ class Header:
         return self.sop_class == DX_FOR_PROCESSING
 
     @property
+    def laterality(self) -> str:
+        """L or R if stated, else empty."""
+        side = self.text("ImageLaterality") or self.text("Laterality")
+        return side if side in ("L", "R") else ""
+
+    @property
     def frames(self) -> int:
         """Number of frames, 1 if not stated."""
         return max(1, int(self.number("NumberOfFrames") or 1))
 
     def value(self, keyword: str) -> Any:
         """The first value of an attribute that is present and not empty, else None."""
-        for place in self._places:
+        for place in [self.dataset] if keyword in _PIXEL_ATTRIBUTES else self._places:
             try:
                 with quiet():
-                    value = place.get(keyword)
+                    value = None if _is_too_long(place, keyword) else place.get(keyword)
             except Exception:  # a malformed value counts as absent
                 continue
             if value is not None and value != "":
@@ -173,12 +228,14 @@ class Header:
         return None
 
     def texts(self, keyword: str) -> list[str]:
-        """All values of an attribute as upper-case text."""
+        """All values of an attribute as upper-case text; none if any is neither text nor number."""
         value = self.value(keyword)
-        if value is None:
-            return []
         many = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
-        return [str(v).strip().upper() for v in (value if many else [value])]
+        values = list(value) if many else [value]
+        # The text of a sequence is all that it holds, which can take for ever.
+        if not all(isinstance(v, (str, int, float)) for v in values):
+            return []
+        return [str(v).strip().upper() for v in values]
 
     def text(self, keyword: str) -> str:
         """The first value of an attribute as upper-case text, empty if absent."""
@@ -221,10 +278,13 @@ class Header:
             RadiographError: E16.
         """
         limits = CODES[Code.E16].limits
-        pixels = (self.number("Rows") or 0) * (self.number("Columns") or 0)
+        rows, columns = (int(self.number(k) or 0) for k in ("Rows", "Columns"))
+        pixels = float(rows) * columns
         message = ""
-        if pixels <= 0:
+        if min(rows, columns) <= 0:
             message = "the image has no pixels"
+        elif max(rows, columns) > limits["maximum_edge"]:
+            message = f"an edge of {max(rows, columns):.3g} pixels"
         elif pixels > limits["maximum_frame_pixels"]:
             message = f"a frame of {pixels:.3g} pixels is beyond {limits['maximum_frame_pixels']:g}"
         elif pixels * self.frames > limits["maximum_pixels"]:

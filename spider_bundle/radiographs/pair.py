@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
-from spider_bundle.geometry import angle_between
+from spider_bundle.geometry import View, ViewPosition, angle_between
 from spider_bundle.radiographs.errors import (
     CODES,
     Code,
@@ -18,7 +19,11 @@ from spider_bundle.radiographs.errors import (
     Severity,
     finding,
 )
-from spider_bundle.radiographs.evidence import view_evidence
+from spider_bundle.radiographs.evidence import (
+    acquisition_findings,
+    geometry_evidence,
+    view_evidence,
+)
 from spider_bundle.radiographs.header import (
     SECONDARY_CAPTURE,
     Header,
@@ -43,8 +48,13 @@ def study_key(study_instance_uid: str, key: str = PUBLIC_KEY) -> str:
             the frontal radiograph, and its SOPInstanceUID where there is none.
         key: Secret of the site; :data:`PUBLIC_KEY` makes it pseudonymous but not secret.
     """
-    digest = hmac.new(key.encode(), study_instance_uid.encode(), hashlib.sha256)
+    digest = hmac.new(key.encode(), _bytes_of(study_instance_uid), hashlib.sha256)
     return digest.hexdigest()[:16]
+
+
+def _bytes_of(text: str) -> bytes:
+    # a malformed file can hold what UTF-8 cannot encode
+    return text.encode(errors="backslashreplace")
 
 
 def _key_of(identifiers: Identifiers, key: str) -> str:
@@ -305,6 +315,73 @@ def read_pair(
     return RadiographPair(read[0], read[1], tuple(found), _key_of(first, key), not same_frame)
 
 
+def check_headers(
+    frontal_path: Path | str, lateral_path: Path | str, overrides: PairOverrides | None = None
+) -> tuple[Finding, ...]:
+    """What the headers of a pair say against it; its pixels are not looked at.
+
+    Args:
+        frontal_path: The frontal radiograph.
+        lateral_path: The lateral radiograph.
+        overrides: Statements of the operator by view.
+
+    Returns:
+        Those findings of :func:`read_pair` that need no pixels, errors and warnings.
+    """
+    stated = overrides or PairOverrides()
+    sides: list[_Described] = []
+    found: list[Finding] = []
+    for path, role, statement in (
+        (frontal_path, "frontal", stated.frontal),
+        (lateral_path, "lateral", stated.lateral),
+    ):
+        try:
+            header = open_header(path, role, statement)
+        except RadiographError as error:
+            found += error.findings
+            continue
+        evidence = view_evidence(header, statement)
+        geometry = geometry_evidence(header, evidence, statement)
+        about = [*acquisition_findings(header, role), *geometry.findings]
+        found += [replace(f, role=role) for f in about]
+        if evidence.position is not None and geometry.view is not None:
+            identifiers, overridden = header.identifiers(), statement.view is not None
+            sides.append(
+                _Described(
+                    evidence.position, geometry.view, identifiers, header.laterality, overridden
+                )
+            )
+    if len(sides) == 2:
+        found += _pair_findings(*sides)
+    return tuple(found)
+
+
+class _Side(Protocol):
+    """What the checks of a pair look at in each radiograph; see :class:`Radiograph`."""
+
+    @property
+    def position(self) -> ViewPosition: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def identifiers(self) -> Identifiers: ...
+    @property
+    def laterality(self) -> str: ...
+    @property
+    def overridden(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A radiograph as its header describes it."""
+
+    position: ViewPosition
+    view: View
+    identifiers: Identifiers
+    laterality: str
+    overridden: bool
+
+
 def _swapped(paths: tuple[Path | str, Path | str], stated: PairOverrides) -> bool:
     """Whether the headers say that the two files were given in the other order."""
     kinds = []
@@ -327,7 +404,7 @@ def _swapped(paths: tuple[Path | str, Path | str], stated: PairOverrides) -> boo
     )
 
 
-def _pair_findings(frontal: Radiograph, lateral: Radiograph) -> list[Finding]:
+def _pair_findings(frontal: _Side, lateral: _Side) -> list[Finding]:
     found = []
     if not frontal.position.is_frontal or lateral.position.is_frontal:
         names = f"{frontal.position.value} and {lateral.position.value}"

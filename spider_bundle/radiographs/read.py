@@ -126,7 +126,6 @@ def read_radiograph(path: Path | str, overrides: Overrides | None = None) -> Rad
         provenance["mask_boxes"] = {"value": boxes, "source": OVERRIDE}
     if header.kind == SECONDARY_CAPTURE:
         provenance["secondary_capture"] = {"value": "accepted", "source": OVERRIDE}
-    side = header.text("ImageLaterality") or header.text("Laterality")
     return Radiograph(
         pixels=exposure.pixels,
         quantity=exposure.quantity,
@@ -138,7 +137,7 @@ def read_radiograph(path: Path | str, overrides: Overrides | None = None) -> Rad
         identifiers=header.identifiers(),
         kind=header.kind,
         overridden=stated.view is not None,
-        laterality=side if side in ("L", "R") else "",
+        laterality=header.laterality,
         burned_in=header.text("BurnedInAnnotation") == "YES" and not stated.mask_boxes,
     )
 

@@ -13,12 +13,12 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from spider_bundle.geometry import Grid
-from spider_bundle.radiographs.errors import Code, Finding, RadiographError, finding
+from spider_bundle.radiographs.errors import Code, RadiographError, finding, finding_facts
+from spider_bundle.radiographs.identity import read_source_identity
 from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE, network_input
 from spider_bundle.radiographs.overrides import PairOverrides
 from spider_bundle.radiographs.pair import (
     PUBLIC_KEY,
-    RadiographPair,
     Study,
     find_studies,
     read_pair,
@@ -43,6 +43,8 @@ class BiplanarRadiographsd(Transform):
         pixel_size: Its pixel size at the isocentre, mm.
         overrides: See :meth:`PairOverrides.from_mapping`.
         key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
+        keep_identity: Whether the meta also carries ``source_identity``, for DICOM results of the
+            same patient and study: JSON text of a :class:`~.identity.SourceIdentity`.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class BiplanarRadiographsd(Transform):
         pixel_size: float = PIXEL_SIZE,
         overrides: Mapping[str, Any] | None = None,
         key: str | None = None,
+        keep_identity: bool = False,
     ) -> None:
         self.grid = Grid.centred(spacing, shape)
         self.image_size = image_size
         self.pixel_size = pixel_size
         self.overrides = PairOverrides.from_mapping(overrides)
         self.key = key or PUBLIC_KEY
+        self.keep_identity = keep_identity
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the pair named by ``image``.
@@ -71,7 +75,8 @@ class BiplanarRadiographsd(Transform):
         """
         out = dict(data)
         start = time.perf_counter()
-        pair = self._read(out["image"])
+        paths = self._paths(out["image"])
+        pair = read_pair(*paths, self.overrides, key=self.key)
         seen = network_input(pair, self.pixel_size, self.image_size)
         out["image"] = MetaTensor(
             seen.image,
@@ -101,18 +106,21 @@ class BiplanarRadiographsd(Transform):
                 ),
             },
         )
+        if self.keep_identity:
+            kept = read_source_identity(paths, pair.frontal.identifiers.instance)
+            out["image"].meta["source_identity"] = kept.to_json()
         out["mask"] = seen.mask
         return out
 
-    def _read(self, source: Any) -> RadiographPair:
+    def _paths(self, source: Any) -> tuple[str | Path, str | Path]:
         if isinstance(source, Mapping):
-            return read_pair(source["frontal"], source["lateral"], self.overrides, key=self.key)
+            return source["frontal"], source["lateral"]
         if isinstance(source, (list, tuple)) and len(source) == 2:
-            return read_pair(source[0], source[1], self.overrides, key=self.key)
+            return source[0], source[1]
         study = single_study(source, self.key, self.overrides)
         assert study.frontal is not None  # single_study refuses incomplete studies
         assert study.lateral is not None
-        return read_pair(study.frontal.path, study.lateral.path, self.overrides, key=self.key)
+        return study.frontal.path, study.lateral.path
 
 
 def single_study(
@@ -137,18 +145,6 @@ def single_study(
     if not studies[0].is_complete:
         raise RadiographError(studies[0].findings)
     return studies[0]
-
-
-def finding_facts(found: Finding) -> dict[str, str | None]:
-    """A finding as plain values, for reports."""
-    return {
-        "code": found.code.value,
-        "severity": found.severity.value,
-        "message": found.message,
-        "role": found.role,
-        "attribute": found.attribute or None,
-        "action": found.action or None,
-    }
 
 
 def _view_facts(role: str, radiograph: Radiograph, projection: torch.Tensor) -> dict[str, Any]:

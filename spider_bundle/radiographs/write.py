@@ -151,7 +151,7 @@ def write_dx(
         dataset.WindowWidth = _decimal(2**bits)
     dataset.EstimatedRadiographicMagnificationFactor = _decimal(view.magnification)
     _add_geometry(dataset, view)
-    _save(path, dataset)
+    save_dataset(path, dataset)
 
 
 def write_cr(
@@ -180,7 +180,7 @@ def write_cr(
     # For CR this is the distance to the isocentre or the middle of the field of view.
     dataset.DistanceSourceToPatient = _decimal(view.sod)
     _add_geometry(dataset, view)
-    _save(path, dataset)
+    save_dataset(path, dataset)
 
 
 def stored_values(
@@ -300,8 +300,8 @@ def _decimal(value: float) -> str:
     return f"{value:.9g}"
 
 
-def _save(path: Path | str, dataset: FileDataset) -> None:
-    """Write a conformant file with pydicom 2.4 or 3."""
+def save_dataset(path: Path | str, dataset: FileDataset) -> None:
+    """Write a conformant Explicit VR Little Endian file with pydicom 2.4 or 3."""
     if int(pydicom.__version__.split(".")[0]) >= 3:
         dataset.save_as(path, enforce_file_format=True)
     else:

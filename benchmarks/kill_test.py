@@ -1,0 +1,141 @@
+"""Kill a batch at random moments until it is done, and compare with an undisturbed run.
+
+    python benchmarks/kill_test.py --kills 30 --studies 50 --folder kill_test
+
+Each kill is SIGKILL, by turns of the runner alone and of runner and worker together. It comes after
+none, one or two more studies have ended and a random part of the time that a study takes. At the
+end every study must be done, voxels, affines and labels must be those of the undisturbed run, and
+nothing but the results may be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from spider_bundle.batch.jsonlines import read_lines
+from spider_bundle.batch.manifest import MANIFEST_FILE, Manifest, State
+from spider_bundle.batch.runner import is_whole
+from spider_bundle.demo import write_demo_pair
+from spider_bundle.phantom import HeadPhantom
+
+
+def main() -> None:
+    """Run, kill, resume, compare; ends with exit code 1 if anything differs."""
+    options = parse_options()
+    source = options.folder / "in"
+    for number in range(options.studies):
+        if not (source / f"{number:03d}" / "lateral.dcm").exists():
+            head = HeadPhantom.random(number % 4)
+            name, folder = f"kill {number}", source / f"{number:03d}"
+            write_demo_pair(folder, head, name=name, shape=(160, 160), pitch=1.8)
+    undisturbed, killed = options.folder / "undisturbed", options.folder / "killed"
+    for folder in (undisturbed, killed):
+        shutil.rmtree(folder, ignore_errors=True)
+    if run(options, source, undisturbed).wait():
+        raise SystemExit("the undisturbed run failed")
+    events = read_lines(undisturbed / "audit" / "run-000001.jsonl")[0]
+    ended = [event["elapsed_s"] for event in events if event["event"] == "study"]
+    study_seconds = (ended[-1] - ended[0]) / max(len(ended) - 1, 1)
+    moments = random.Random(options.seed)
+    hits = 0
+    for number in range(options.kills):
+        process = run(options, source, killed)
+        wait_for_studies(process, killed / MANIFEST_FILE, moments.choice((0, 1, 1, 2)))
+        time.sleep(moments.uniform(0, study_seconds))
+        if process.poll() is None:
+            hits += 1
+            if number % 2:
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if run(options, source, killed).wait():
+        raise SystemExit("the resumed run failed")
+    faults = compare(undisturbed, killed, options.studies)
+    twice = Counter(r["study_key"] for r in read_lines(killed / MANIFEST_FILE)[0])
+    print(
+        f"{options.studies} studies, {hits} of {options.kills} kills while the batch ran; "
+        f"{sum(n > 1 for n in twice.values())} studies done more than once; {len(faults)} faults"
+    )
+    for fault in faults:
+        print(fault)
+    if faults or hits < options.kills:
+        raise SystemExit(1)
+
+
+def parse_options() -> argparse.Namespace:
+    """Command line options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("kill_test"), help="work folder")
+    parser.add_argument("--studies", type=int, default=50, help="how many")
+    parser.add_argument("--kills", type=int, default=30, help="how many")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--shape", type=int, default=32, help="voxels along each axis")
+    parser.add_argument("--spacing", type=float, default=8.0, help="voxel size, mm")
+    return parser.parse_args()
+
+
+def run(options: argparse.Namespace, source: Path, output: Path) -> subprocess.Popen[bytes]:
+    """Start the batch in a process group of its own."""
+    size = ["--shape", str(options.shape), "--spacing", str(options.spacing)]
+    command = [sys.executable, "-m", "spider_bundle.cli", "batch", str(source), str(output), *size]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=quiet, stderr=quiet, start_new_session=True)
+
+
+def wait_for_studies(process: subprocess.Popen[bytes], manifest: Path, studies: int) -> None:
+    """Wait until a run has added so many lines to the manifest, or has ended."""
+    wanted = len(read_lines(manifest)[0]) + studies
+    while process.poll() is None and len(read_lines(manifest)[0]) < wanted:
+        time.sleep(0.02)
+
+
+def compare(undisturbed: Path, killed: Path, studies: int) -> list[str]:
+    """What is not as it should be."""
+    faults = []
+    entries = Manifest(killed).entries
+    wanted = Manifest(undisturbed).entries
+    if len(entries) != studies or set(entries) != set(wanted):
+        faults.append(f"{len(entries)} of {studies} studies in the manifest")
+    for key, entry in entries.items():
+        if entry.state is not State.DONE or entry.fingerprint != wanted[key].fingerprint:
+            faults.append(f"{key}: {entry.state.value}")
+        elif not is_whole(killed, key):
+            faults.append(f"{key}: a file is not as its report says")
+        else:
+            faults += compare_volumes(undisturbed / key, killed / key)
+    allowed = {MANIFEST_FILE, "refused.json", "audit", ".locks", *wanted}
+    faults += [f"left over: {p.name}" for p in killed.iterdir() if p.name not in allowed]
+    for key in wanted:
+        names = [{p.name for p in (folder / key).rglob("*")} for folder in (undisturbed, killed)]
+        if names[0] != names[1]:
+            faults.append(f"{key}: other files")
+    return faults
+
+
+def compare_volumes(wanted: Path, found: Path) -> list[str]:
+    """Differences of CT and labels."""
+    faults = []
+    for name in ("ct.nii.gz", "label.nii.gz"):
+        one, other = nibabel.load(wanted / name), nibabel.load(found / name)
+        if not np.array_equal(np.asanyarray(one.dataobj), np.asanyarray(other.dataobj)):
+            faults.append(f"{wanted.name}: other voxels in {name}")
+        if not np.array_equal(one.affine, other.affine):
+            faults.append(f"{wanted.name}: another affine in {name}")
+    return faults
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Unattended runs: many studies in, results, a manifest and an audit trail out."""

@@ -1,0 +1,146 @@
+"""Unpack zip archives that anybody may have made, within limits and without using their names."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from spider_bundle.batch.codes import BatchCode, BatchError
+
+_MAGIC = b"PK\x03\x04"
+_BLOCK = 1 << 20
+_ENCRYPTED = 0x1
+_END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
+_END_BYTES = 22 + 65535
+_DIRECTORY_BYTES = 32 << 20
+"""Largest table of contents, which is read into memory as a whole."""
+_RATIO_FROM = 1 << 20
+"""Bytes from which the compression of a member is looked at: short ones compress by chance."""
+
+
+@dataclass(frozen=True)
+class ArchiveLimits:
+    """What an archive may hold.
+
+    Attributes:
+        members: Number of files.
+        member_bytes: Size of a file, unpacked.
+        total_bytes: Size of all files, unpacked.
+        ratio: Unpacked size of a file over its packed size; deflate reaches 1032 at most, and
+            radiographs stay far below.
+    """
+
+    members: int = 10_000
+    member_bytes: int = 2 << 30
+    total_bytes: int = 4 << 30
+    ratio: float = 500.0
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file starts as a zip archive does.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        return stream.read(4) in (_MAGIC, _END)
+
+
+def unpack(archive: Path, folder: Path, limits: ArchiveLimits | None = None) -> None:
+    """Unpack the files of an archive into a folder.
+
+    They are named by number, so no name in the archive can lead anywhere, and links become plain
+    files. Archives in the archive stay as they are. Sizes are counted while unpacking, whatever the
+    archive declares.
+
+    Args:
+        archive: A zip archive.
+        folder: An empty folder.
+        limits: What it may hold.
+
+    Raises:
+        BatchError: A01, the archive is damaged or encrypted; A02, it exceeds the limits. Files may
+            have been unpacked by then.
+        OSError: The files cannot be written.
+    """
+    allowed = limits or ArchiveLimits()
+    _check_directory(archive)
+    try:
+        source = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise _damaged(error) from None
+    with source:
+        members = [member for member in source.infolist() if not member.is_dir()]
+        if len(members) > allowed.members:
+            raise BatchError(BatchCode.A02, f"the archive has {len(members)} files")
+        if sum(member.file_size for member in members) > allowed.total_bytes:
+            raise BatchError(BatchCode.A02, "the archive declares too many bytes")
+        total = 0
+        for number, member in enumerate(members, 1):
+            if member.flag_bits & _ENCRYPTED:
+                raise BatchError(BatchCode.A01, "the archive is encrypted")
+            # the other decompressors give all they have at once, however much it is
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BatchError(BatchCode.A01, "the archive is not compressed by deflate")
+            target = folder / f"{number:06d}"
+            with target.open("xb") as stream:
+                most = min(allowed.member_bytes, allowed.total_bytes - total)
+                total += _copy(source, member, stream, most, allowed.ratio)
+
+
+def _check_directory(archive: Path) -> None:
+    """Refuse a table of contents that would fill the memory.
+
+    Raises:
+        BatchError: A01 or A02.
+    """
+    with archive.open("rb") as stream:
+        stream.seek(-min(_END_BYTES + 20, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+        tail = stream.read()
+    end = tail.rfind(_END)
+    if not 0 <= end <= len(tail) - 22:
+        raise BatchError(BatchCode.A01, "the archive has no end: it is damaged")
+    (size,) = struct.unpack("<I", tail[end + 12 : end + 16])
+    if size > _DIRECTORY_BYTES or tail[max(end - 20, 0) :].startswith(_ZIP64):
+        message = "the archive is larger than 4 GB or has too many files"
+        raise BatchError(BatchCode.A02, message)
+
+
+def _copy(
+    source: zipfile.ZipFile, member: zipfile.ZipInfo, stream: IO[bytes], most: int, ratio: float
+) -> int:
+    """Unpack one member of at most ``most`` bytes; returns its size."""
+    packed = max(member.compress_size, 1)
+    size = 0
+    reading = _open(source, member)
+    with reading:
+        while block := _read(reading):
+            size += len(block)
+            if size > most:
+                raise BatchError(BatchCode.A02, "the archive unpacks to too many bytes")
+            if size > _RATIO_FROM and size > ratio * packed:
+                raise BatchError(BatchCode.A02, "a file of the archive is compressed too far")
+            stream.write(block)
+    return size
+
+
+def _open(source: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
+    try:
+        return source.open(member)
+    except Exception as error:  # zipfile and the decompressors each have their own
+        raise _damaged(error) from None
+
+
+def _read(reading: IO[bytes]) -> bytes:
+    try:
+        return reading.read(_BLOCK)
+    except Exception as error:  # as above; an OSError of the disk looks no different to the user
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> BatchError:
+    return BatchError(BatchCode.A01, f"the archive cannot be read ({type(error).__name__})")

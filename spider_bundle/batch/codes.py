@@ -1,0 +1,122 @@
+"""The stable codes of what can go wrong in a batch beside the radiographs themselves, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class BatchCode(StrEnum):
+    """Codes of archives (A), profiles and keys (P, K) and runs (R); see :data:`BATCH_CODES`."""
+
+    A01 = "A01"
+    A02 = "A02"
+    A03 = "A03"
+    K01 = "K01"
+    P01 = "P01"
+    R01 = "R01"
+    R02 = "R02"
+    R04 = "R04"
+    R05 = "R05"
+    R06 = "R06"
+    R07 = "R07"
+    R08 = "R08"
+
+
+@dataclass(frozen=True)
+class BatchCodeInfo:
+    """What a code means.
+
+    Attributes:
+        condition: When it is raised.
+        action: What the operator can do.
+    """
+
+    condition: str
+    action: str
+
+
+BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
+    {
+        BatchCode.A01: BatchCodeInfo(
+            "a zip archive cannot be read: damaged or encrypted",
+            "send it again, without a password",
+        ),
+        BatchCode.A02: BatchCodeInfo(
+            "a zip archive exceeds the limits on members, size or compression",
+            "unpack it yourself if you trust it, and put the files into the input folder",
+        ),
+        BatchCode.A03: BatchCodeInfo(
+            "a DICOMDIR cannot be read, or names files that are not there",
+            "copy the whole medium again, or name its folder instead of the DICOMDIR",
+        ),
+        BatchCode.K01: BatchCodeInfo(
+            "the key file is absent, too short, or readable by others",
+            "create it with --create-key-file, or chmod 600 it",
+        ),
+        BatchCode.P01: BatchCodeInfo(
+            "the profile is not valid",
+            "correct the named entry",
+        ),
+        BatchCode.R01: BatchCodeInfo(
+            "a result could not be written",
+            "see to the space and the rights of the output folder and run again",
+        ),
+        BatchCode.R02: BatchCodeInfo(
+            "the worker process could not start, or the run failed unexpectedly",
+            "check weights and device; run again with SPIDER_DEBUG=1 to see where, the details may "
+            "name files",
+        ),
+        BatchCode.R04: BatchCodeInfo(
+            "the worker process died while it had this study alone",
+            "keep the study aside and report it; check the memory of the machine",
+        ),
+        BatchCode.R05: BatchCodeInfo(
+            "the study took longer than the time limit",
+            "raise --time-limit, or keep the study aside and report it",
+        ),
+        BatchCode.R06: BatchCodeInfo(
+            "the disk of the output folder is nearly full; the batch stopped before the next study",
+            "make space and run again; what is done stays",
+        ),
+        BatchCode.R07: BatchCodeInfo(
+            "the study failed unexpectedly",
+            "run again; if it fails again, run with SPIDER_DEBUG=1 to see where, the details may "
+            "name files",
+        ),
+        BatchCode.R08: BatchCodeInfo(
+            "another batch is working in this output folder",
+            "wait for it to end, or name another output folder",
+        ),
+    }
+)
+
+
+def batch_facts(code: BatchCode, message: str = "") -> dict[str, str | None]:
+    """A code of the batch as plain values, like those of a radiograph's finding."""
+    info = BATCH_CODES[code]
+    return {
+        "code": code.value,
+        "severity": "error",
+        "message": message or info.condition,
+        "role": "batch",
+        "attribute": None,
+        "action": info.action,
+    }
+
+
+class BatchError(Exception):
+    """A batch that cannot start or go on; the message names no patient's file.
+
+    Attributes:
+        code: What it is.
+        message: What is wrong, without code and action.
+    """
+
+    def __init__(self, code: BatchCode, message: str = "") -> None:
+        self.code = code
+        info = BATCH_CODES[code]
+        self.message = message or info.condition
+        super().__init__(f"{code.value} {self.message}. To do: {info.action}.")

@@ -1,0 +1,656 @@
+"""A batch: find all studies, check them, and take them one after the other until the end.
+
+Every study that is taken ends in one state in the manifest. A run that is cut, however hard, is
+started again with the same command: studies that are done under the same settings, with their
+results whole, are skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from spider_bundle import __version__
+from spider_bundle.batch.audit import AuditLog
+from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
+from spider_bundle.batch.crew import Crew
+from spider_bundle.batch.intake import Found, Intake, Refusal, Signature, is_zip
+from spider_bundle.batch.job import Job
+from spider_bundle.batch.manifest import Entry, Manifest, State
+from spider_bundle.batch.profile import Profile, read_profile
+from spider_bundle.batch.progress import Progress, progress
+from spider_bundle.batch.site_key import create_key_file, read_key_file
+from spider_bundle.batch.worker import Ended, Pipeline, WorkerSettings
+from spider_bundle.bundle import bundle_root
+from spider_bundle.files import file_sha256
+from spider_bundle.outputs.html import IndexEntry, write_index
+from spider_bundle.outputs.refusals import write_refusals
+from spider_bundle.outputs.study import REPORT_FILE, remove_partial_studies
+from spider_bundle.radiographs.pair import PUBLIC_KEY
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_REFUSED = 3
+EXIT_UNFINISHED = 4
+
+WORKSPACE = ".unpacked"
+_LOCK = ".locks/batch.lock"
+_MEBIBYTE = 1 << 20
+_SCAN_SECONDS = 5.0
+_LEAST_SCAN_SECONDS = 0.2
+_IDLE_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What a batch is told.
+
+    Attributes:
+        input: Folder, zip archive, DICOMDIR or DICOM file; never written to.
+        output: Folder for the results.
+        spacing: Voxel size, mm.
+        shape: Voxels along each axis.
+        device: Device of the network; the best there is if empty.
+        precision: See :func:`spider_bundle.precision.autocast`.
+        weights: Weights file; the bundle's if not given.
+        jobs: Worker processes; each holds the network.
+        limit: Most studies to take in this run; studies done before do not count.
+        stop_on_error: End the batch when a study fails.
+        time_limit: Seconds that a study may take.
+        profile: The site's statements about its apparatus, see
+            :mod:`~spider_bundle.batch.profile`.
+        key_file: File with the site's key; the environment variable ``SPIDER_SITE_KEY`` and then
+            the public key if not given.
+        create_key_file: Create ``key_file`` if it is absent.
+        dry_run: Only find and check the studies.
+        watch: Go on looking for new studies until told to stop.
+        quiet_seconds: Seconds for which a study's files must not have changed (``watch``).
+        min_free_mib: Free space of the output's disk under which no other study is started, MiB.
+        dicom: Also write a DICOM CT series and a segmentation on it.
+        mesh: Also write surfaces of bone and mandible.
+        html: Also write each report as a page, and an index page.
+        keep_identity: DICOM results for the patient and study themselves.
+        config_files: Configs layered on top of ``configs/inference.json``.
+        config: Values of the inference config by id, such as arguments of the writer.
+        bundle_root: See :func:`spider_bundle.bundle.bundle_root`.
+        pipeline: In place of the network, for tests; see
+            :class:`~spider_bundle.batch.worker.WorkerSettings`.
+    """
+
+    input: str | os.PathLike[str]
+    output: str | os.PathLike[str]
+    spacing: float = 2.0
+    shape: int = 128
+    device: str = ""
+    precision: str = "auto"
+    weights: str | os.PathLike[str] | None = None
+    jobs: int = 1
+    limit: int | None = None
+    stop_on_error: bool = False
+    time_limit: float = 600.0
+    profile: str | os.PathLike[str] | None = None
+    key_file: str | os.PathLike[str] | None = None
+    create_key_file: bool = False
+    dry_run: bool = False
+    watch: bool = False
+    quiet_seconds: float = 30.0
+    min_free_mib: float = 512.0
+    dicom: bool = False
+    mesh: bool = False
+    html: bool = False
+    keep_identity: bool = False
+    config_files: Sequence[str | os.PathLike[str]] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    bundle_root: str | os.PathLike[str] | None = None
+    pipeline: Callable[[WorkerSettings], Pipeline] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("spacing", "shape", "jobs", "time_limit"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive")
+        if not Path(self.input).exists():
+            raise ValueError("the input does not exist")
+        if self.watch and self.dry_run:
+            raise ValueError("a dry run does not watch")
+
+
+@dataclass
+class Outcome:
+    """How a batch ended.
+
+    Attributes:
+        done: Studies done in this run.
+        skipped: Studies done in an earlier run under the same settings.
+        refused: Studies and archives that were refused.
+        failed: Studies that failed.
+        left: Studies that were not taken: the batch was stopped before, or ``limit`` reached.
+        planned: Studies that a dry run would have taken.
+        incomplete: Studies that still lacked a view when watching ended.
+        is_stopped: Whether a signal, a failure or the disk ended the batch early.
+        stop_code: The code of a batch that stopped by itself.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    refused: int = 0
+    failed: int = 0
+    left: int = 0
+    planned: int = 0
+    incomplete: int = 0
+    is_stopped: bool = False
+    stop_code: BatchCode | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 failures, 3 refusals or nothing found, 4 stopped with studies left.
+
+        Failures come before the rest, then what was left, then refusals.
+        """
+        if self.failed or self.stop_code:
+            return EXIT_FAILED
+        if self.is_stopped and self.left:
+            return EXIT_UNFINISHED
+        nothing = not (self.done or self.skipped or self.planned or self.left)
+        if self.refused or (nothing and not self.is_stopped):
+            return EXIT_REFUSED
+        return EXIT_DONE
+
+
+def run_batch(options: BatchOptions) -> Outcome:
+    """Run a batch.
+
+    The first SIGTERM or SIGINT ends it after the studies at hand, the second at once; handlers are
+    set in the main thread only. Worker processes are spawned, so a script that calls this needs the
+    usual ``if __name__ == "__main__"``.
+
+    Args:
+        options: What to do.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        BatchError: K01, P01, R02 or R08.
+        FileNotFoundError: There is no bundle, or there are no weights.
+        OSError: The output folder cannot be written to.
+    """
+    if options.dry_run:
+        plan = plan_batch(options)
+        for line in plan.lines():
+            _log.info("%s", line)
+        return plan.outcome
+    key, profile = _site_key(options), _profile(options)
+    output = Path(options.output)
+    (output / _LOCK).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(output / _LOCK, timeout=0):
+            return _Run(options, key, profile).run()
+    except Timeout:
+        raise BatchError(BatchCode.R08) from None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch would do.
+
+    Attributes:
+        jobs: Studies that it would take.
+        skipped: Studies that are done.
+        refusals: What it would refuse, and why.
+    """
+
+    jobs: Sequence[Job]
+    skipped: Sequence[Job]
+    refusals: Sequence[Refusal]
+
+    def lines(self) -> Iterator[str]:
+        """The plan in words."""
+        for job in self.jobs:
+            rule = f" (rule {job.rule} of the profile)" if job.rule else ""
+            yield f"study {job.study_key}: would run{rule}"
+        for job in self.skipped:
+            yield f"study {job.study_key}: done before, would be skipped"
+        for refusal in self.refusals:
+            for fact in refusal.findings:
+                if fact["severity"] == "error":
+                    yield (
+                        f"study {refusal.study_key}: refused: {fact['code']} ({fact['role']}) "
+                        f"{fact['message']}. To do: {fact['action']}"
+                    )
+
+    @property
+    def outcome(self) -> Outcome:
+        """The plan in numbers."""
+        return Outcome(
+            planned=len(self.jobs), skipped=len(self.skipped), refused=len(self.refusals)
+        )
+
+
+def plan_batch(options: BatchOptions) -> Plan:
+    """Find and check all studies by their headers; nothing is written to input or output.
+
+    Arguments and errors are those of :func:`run_batch`.
+    """
+    key, profile = _site_key(options), _profile(options)
+    settings = _sha256(_result_settings(options))
+    output = Path(options.output)
+    manifest = Manifest(output)
+    with tempfile.TemporaryDirectory() as workspace:
+        found = _intake(options, Path(workspace), key, profile).find()
+        skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
+        jobs = [job for job in found.jobs if job not in skipped][: options.limit]
+    return Plan(jobs, skipped, found.refusals)
+
+
+def is_whole(output: Path, study_key: str) -> bool:
+    """Whether a study's folder holds all that its report lists, byte for byte."""
+    folder = output / study_key
+    try:
+        report = json.loads((folder / REPORT_FILE).read_bytes())
+        return all(file_sha256(folder / f["name"]) == f["sha256"] for f in report["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+class _Stop:
+    """Whether somebody wants the batch to end.
+
+    Attributes:
+        wanted: How often it was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.wanted = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear SIGTERM and SIGINT; the handlers of before are put back."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, self._hear) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _hear(self, *_: Any) -> None:
+        self.wanted += 1
+
+
+class _Run:
+    """One run of a batch; the caller holds the lock of the output folder."""
+
+    def __init__(self, options: BatchOptions, key: str, profile: Profile) -> None:
+        self._options = options
+        self._output = Path(options.output)
+        self._key = key
+        self._profile = profile
+        settings = _result_settings(options)
+        self._fingerprint = _sha256(settings)
+        self._manifest = Manifest(self._output)
+        self._audit = AuditLog(self._output, settings | _conduct(options, key))
+        self._outcome = Outcome()
+        self._jobs: dict[str, Job] = {}
+        self._at_hand: set[str] = set()
+        self._skipped: set[str] = set()
+        self._waiting: list[Path] = []
+        self._refused: dict[str, Refusal] = {}
+        self._stop = _Stop()
+
+    def run(self) -> Outcome:
+        options, outcome = self._options, self._outcome
+        if self._manifest.damaged:
+            _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
+        self._clear()
+        crew = Crew(_worker_settings(options), options.jobs, options.time_limit)
+        exit_code = EXIT_FAILED
+        with ExitStack() as stack:
+            stack.callback(self._clear)
+            stack.enter_context(self._stop.listening())
+            stack.callback(crew.kill)
+            shown = stack.enter_context(progress())
+            workspace = self._output / WORKSPACE
+            workspace.mkdir(mode=0o700)
+            self._intake = _intake(options, workspace, self._key, self._profile)
+            try:
+                if options.watch:
+                    self._watch(crew, shown)
+                else:
+                    found = self._intake.find()
+                    self._tell_found(found)
+                    self._take(found.jobs, found.refusals, crew, shown)
+                    while self._step(crew, shown):
+                        pass
+                crew.close()
+                outcome.refused = len(self._refused)
+                outcome.skipped = len(self._skipped)
+                exit_code = outcome.exit_code
+                self._write_summaries()
+            finally:
+                self._audit.end(outcome.counts, exit_code)
+        return outcome
+
+    def _clear(self) -> None:
+        """Remove what killed runs and workers left; this run has the output folder to itself."""
+        remove_partial_studies(self._output)
+        shutil.rmtree(self._output / WORKSPACE, ignore_errors=True)
+
+    def _watch(self, crew: Crew, shown: Progress) -> None:
+        """Take studies as they arrive, complete and quiet, until told to stop."""
+        seen: dict[Signature, float] = {}
+        looked_at: set[Signature] = set()
+        pause = min(_SCAN_SECONDS, max(self._options.quiet_seconds / 2, _LEAST_SCAN_SECONDS))
+        next_scan = 0.0
+        while True:
+            now = time.monotonic()
+            if now >= next_scan and not self._is_ending():
+                seen = {s: seen.get(s, now) for s in self._intake.signatures()}
+                loud = {s for s, t in seen.items() if now - t < self._options.quiet_seconds}
+                # an archive that still grows cannot be opened; of a study, every file counts
+                readable = {s for s in seen if s not in loud or not is_zip(Path(s[0]))}
+                # studies in loud files must be looked at again when they are quiet
+                if readable != looked_at:
+                    busy = {path for path, _, _ in loud}
+                    looked_at = readable if self._scan(readable, busy, crew, shown) else set()
+                next_scan = now + pause
+            if not self._step(crew, shown):
+                if self._is_ending():
+                    return
+                time.sleep(_IDLE_SECONDS)
+
+    def _is_ending(self) -> bool:
+        limit = self._options.limit
+        is_full = limit is not None and len(self._jobs) >= limit
+        return bool(self._stop.wanted or self._outcome.stop_code or is_full)
+
+    def _scan(
+        self, signatures: set[Signature], loud: set[str], crew: Crew, shown: Progress
+    ) -> bool:
+        """Take what is complete and quiet.
+
+        Returns:
+            Whether everything else can be left alone until a file changes.
+        """
+        found = self._intake.find(sorted(signatures))
+
+        def is_quiet(study: Job | Refusal) -> bool:
+            return not any(str(path) in loud for path in study.files)
+
+        jobs = [job for job in found.jobs if is_quiet(job)]
+        refusals = [r for r in found.refusals if is_quiet(r) and not r.is_incomplete]
+        self._outcome.incomplete = sum(r.is_incomplete for r in found.refusals)
+        # files that are read now must not be exchanged under the same name in the manifest
+        deferred = [job for job in jobs if job.study_key in self._at_hand]
+        self._take([job for job in jobs if job not in deferred], refusals, crew, shown)
+        later: list[Job | Refusal] = [job for job in found.jobs if not is_quiet(job)]
+        later += [r for r in found.refusals if r.is_incomplete or not is_quiet(r)]
+        self._waiting = [path for study in later for path in study.files]
+        self._release()
+        quiet = len(jobs) == len(found.jobs) and all(map(is_quiet, found.refusals))
+        return quiet and not any(self._jobs[job.study_key] != job for job in deferred)
+
+    def _tell_found(self, found: Found) -> None:
+        self._audit.intake(found.counts)
+        _log.info(
+            "found %d studies, %d refused; left out: %d files that are not DICOM, %d DICOM objects "
+            "that are not radiographs",
+            *found.counts.values(),
+        )
+
+    def _take(
+        self, jobs: Sequence[Job], refusals: Sequence[Refusal], crew: Crew, shown: Progress
+    ) -> None:
+        """Let new studies wait for a worker; record the refusals."""
+        for refusal in refusals:
+            self._refuse(refusal, shown)
+        new: list[Job] = []
+        for job in jobs:
+            if self._jobs.get(job.study_key) == job or job.study_key in self._skipped:
+                continue
+            if _is_done(self._output, self._manifest, job, self._fingerprint):
+                self._skipped.add(job.study_key)
+            else:
+                new.append(job)
+        if self._options.limit is not None:
+            room = max(self._options.limit - len(self._jobs), 0)
+            self._outcome.left += len(new[room:])
+            new = new[:room]
+        for job in new:
+            self._jobs[job.study_key] = job
+            self._at_hand.add(job.study_key)
+            self._refused.pop(job.study_key, None)
+        shown.expect(len(new))
+        crew.add(new)
+
+    def _release(self) -> None:
+        """Let unpacked archives go whose studies have all ended."""
+        at_hand = [path for key in self._at_hand for path in self._jobs[key].files]
+        self._intake.release([*self._waiting, *at_hand])
+
+    def _step(self, crew: Crew, shown: Progress) -> bool:
+        """Go on with the studies that were taken; False when there are none."""
+        if self._stop.wanted > 1:
+            self._outcome.left += crew.waiting + crew.at_hand
+            crew.drop_waiting()
+            crew.kill()
+            self._outcome.is_stopped = True
+            return False
+        if crew.waiting and (self._outcome.stop_code or self._stop.wanted or self._is_disk_full()):
+            self._outcome.left += crew.drop_waiting()
+            self._outcome.is_stopped = True
+        if not crew.waiting and not crew.at_hand:
+            return False
+        for ended in crew.step():
+            self._end(ended, shown)
+            self._release()
+        return True
+
+    def _is_disk_full(self) -> bool:
+        if shutil.disk_usage(self._output).free >= self._options.min_free_mib * _MEBIBYTE:
+            return False
+        self._halt(BatchCode.R06)
+        return True
+
+    def _halt(self, code: BatchCode) -> None:
+        self._outcome.stop_code = code
+        info = BATCH_CODES[code]
+        _log.error("%s %s. To do: %s", code.value, info.condition, info.action)
+        self._audit.event(code.value)
+
+    def _end(self, ended: Ended, shown: Progress) -> None:
+        """Record how a study ended."""
+        job = self._jobs[ended.study_key]
+        self._at_hand.discard(ended.study_key)
+        wanted = "warning" if ended.state is State.DONE else "error"
+        entry = Entry(
+            ended.study_key,
+            ended.state,
+            job.fingerprint(self._fingerprint),
+            sorted({f["code"] for f in ended.findings if f["severity"] == wanted}),
+            () if ended.state is State.DONE else ended.findings,
+            ended.seconds,
+            self._audit.run,
+        )
+        self._record(entry, shown, job.rule)
+        if ended.state is State.DONE:
+            self._outcome.done += 1
+        elif ended.state is State.REFUSED:
+            self._refused[ended.study_key] = Refusal(ended.study_key, ended.findings)
+        else:
+            self._outcome.failed += 1
+            if ended.disk_full:
+                self._halt(BatchCode.R06)
+            elif self._options.stop_on_error:
+                self._outcome.stop_code = BatchCode(entry.codes[0])
+
+    def _refuse(self, refusal: Refusal, shown: Progress) -> None:
+        if refusal == self._refused.get(refusal.study_key):
+            return
+        self._refused[refusal.study_key] = refusal
+        shown.expect(1)
+        self._record(
+            Entry(
+                refusal.study_key,
+                State.REFUSED,
+                self._fingerprint,
+                refusal.codes,
+                refusal.findings,
+                run=self._audit.run,
+            ),
+            shown,
+        )
+
+    def _record(self, entry: Entry, shown: Progress, rule: int | None = None) -> None:
+        self._manifest.add(entry)
+        self._audit.study(entry, rule)
+        shown.tell(entry)
+
+    def _write_summaries(self) -> None:
+        """Write ``refused.json`` of this run, and the index of all studies of the folder."""
+        refused = [
+            {"study_key": key, "findings": list(refusal.findings)}
+            for key, refusal in self._refused.items()
+        ]
+        write_refusals(self._output, refused)
+        if self._options.html:
+            index = [
+                IndexEntry(key, entry.state.value, entry.findings, sum(entry.seconds.values()))
+                for key, entry in self._manifest.entries.items()
+                if entry.state is not State.DONE or (self._output / key / REPORT_FILE).is_file()
+            ]
+            write_index(self._output, index)
+
+
+def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
+    """Whether a study is done under these settings, and its result whole."""
+    entry = manifest.entries.get(job.study_key)
+    return (
+        entry is not None
+        and entry.state is State.DONE
+        and entry.fingerprint == job.fingerprint(settings)
+        and is_whole(output, job.study_key)
+    )
+
+
+def _intake(options: BatchOptions, workspace: Path, key: str, profile: Profile) -> Intake:
+    return Intake(Path(options.input), workspace, key, profile, Path(options.output))
+
+
+def _site_key(options: BatchOptions) -> str:
+    if options.key_file:
+        path = Path(options.key_file)
+        if options.create_key_file and not options.dry_run:
+            create_key_file(path)
+        return read_key_file(path)
+    key = os.environ.get("SPIDER_SITE_KEY")
+    if not key:
+        _log.warning("no key of the site: anybody who knows a study's UID can compute its key")
+    return key or PUBLIC_KEY
+
+
+def _profile(options: BatchOptions) -> Profile:
+    rules = read_profile(Path(options.profile)).rules if options.profile else ()
+    return Profile(rules, dict(options.config.get("overrides") or {}))
+
+
+def _weights(options: BatchOptions) -> Path:
+    if options.weights:
+        return Path(options.weights).absolute()
+    return bundle_root(options.bundle_root) / "models" / "model.pt"
+
+
+def _device(options: BatchOptions) -> str:
+    if options.device:
+        return options.device
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _result_settings(options: BatchOptions) -> dict[str, Any]:
+    """All settings that the results depend on; no path is among them."""
+    root = bundle_root(options.bundle_root)
+    files = [root / "configs" / "inference.json", *map(Path, options.config_files)]
+    return {
+        "version": __version__,
+        "weights_sha256": file_sha256(_weights(options)),
+        "config_sha256": [file_sha256(path) for path in files],
+        "values_sha256": _sha256(options.config),
+        "spacing": options.spacing,
+        "shape": options.shape,
+        "precision": options.precision,
+        "device": _device(options).partition(":")[0],
+        **_outputs(options),
+    }
+
+
+def _outputs(options: BatchOptions) -> dict[str, bool]:
+    """The optional outputs, by their ids in the inference config."""
+    return {name: getattr(options, name) for name in ("dicom", "mesh", "html", "keep_identity")}
+
+
+def _conduct(options: BatchOptions, key: str) -> dict[str, Any]:
+    """Settings for the audit log that no result depends on."""
+    origin = "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment"
+    return {
+        "profile_sha256": file_sha256(Path(options.profile)) if options.profile else None,
+        "key": origin,
+        "key_id": hmac.new(key.encode(), b"key id", hashlib.sha256).hexdigest()[:16],
+        "jobs": options.jobs,
+        "limit": options.limit,
+        "stop_on_error": options.stop_on_error,
+        "time_limit": options.time_limit,
+        "watch": options.watch,
+        "min_free_mib": options.min_free_mib,
+    }
+
+
+def _worker_settings(options: BatchOptions) -> WorkerSettings:
+    # the key stays here: the worker is told the name of each study
+    values = {
+        "output_dir": str(Path(options.output).absolute()),
+        "weights": str(_weights(options)),
+        "device": f"$torch.device({_device(options)!r})",
+        "precision": options.precision,
+        "spacing": options.spacing,
+        "shape": options.shape,
+        "site_key": None,
+        **_outputs(options),
+    }
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return WorkerSettings(
+        config={**values, **options.config},
+        config_files=[str(Path(path).absolute()) for path in options.config_files],
+        root=str(options.bundle_root) if options.bundle_root else None,
+        threads=max(1, (cores or 1) // options.jobs) if options.jobs > 1 else 0,
+        pipeline=options.pipeline,
+    )
+
+
+def _sha256(values: Mapping[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,53 @@
+"""The site's secret, by which studies are named without telling whose they are."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from spider_bundle.batch.codes import BatchCode, BatchError
+from spider_bundle.files import sync
+
+SHORTEST = 16
+"""Fewest characters of a key."""
+
+
+def create_key_file(path: Path) -> None:
+    """Write a new random key, readable by its owner only; an existing file is left alone.
+
+    Args:
+        path: File to write; its folder must exist.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+        stream.write(secrets.token_hex(32) + "\n")
+    sync(path)
+    sync(path.parent)
+
+
+def read_key_file(path: Path) -> str:
+    """The key of a file.
+
+    Raises:
+        BatchError: K01, it is absent, too short, or others than its owner may read it.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            key = stream.read().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        message = f"the key file cannot be read ({type(error).__name__})"
+        raise BatchError(BatchCode.K01, message) from None
+    if os.name == "posix" and mode & 0o077:
+        raise BatchError(BatchCode.K01, f"others may read the key file (mode {mode:o})")
+    if len(key) < SHORTEST:
+        raise BatchError(BatchCode.K01, f"the key has fewer than {SHORTEST} characters")
+    return key

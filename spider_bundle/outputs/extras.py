@@ -1,0 +1,40 @@
+"""Whether the packages that optional outputs need are installed, asked before a run starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+#: Packages of each optional output with the lowest major version, by the name of the extra.
+EXTRAS: Mapping[str, Mapping[str, int]] = {
+    # highdicom and the listener need pydicom 3; everything else here works with 2.4 too
+    "dicom": {"highdicom": 0, "pydicom": 3},
+    "mesh": {"scikit-image": 0},
+    "pacs": {"pynetdicom": 2, "pydicom": 3},
+}
+
+
+class MissingExtraError(RuntimeError):
+    """R03: an optional output was asked for and its packages are not installed."""
+
+
+def require_extra(name: str) -> None:
+    """Check that the packages of an extra are installed, without importing them.
+
+    Args:
+        name: Key of :data:`EXTRAS`.
+
+    Raises:
+        MissingExtraError: One is absent or too old; the message names it and says what to do.
+    """
+    for package, major in EXTRAS[name].items():
+        try:
+            installed = int(version(package).split(".")[0]) >= major
+        except PackageNotFoundError:
+            installed = False
+        if not installed:
+            wanted = f"{package} {major} or later" if major else package
+            raise MissingExtraError(
+                f"R03 what was asked for needs {wanted}. "
+                f"To do: pip install 'spider-bundle[{name}]', or leave it out"
+            )

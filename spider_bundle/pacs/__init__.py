@@ -1,0 +1,9 @@
+"""Radiographs in from a PACS and results out to it, by DICOM C-STORE; needs the extra ``pacs``.
+
+Raises:
+    MissingExtraError: R03, on import, if pynetdicom is not installed.
+"""
+
+from spider_bundle.outputs.extras import require_extra
+
+require_extra("pacs")

@@ -1,0 +1,363 @@
+"""A C-STORE SCU for results (DICOM PS3.4 annexes A and B) that goes on where it was cut."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from filelock import FileLock, Timeout
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import AE
+from pynetdicom.association import Association
+
+from spider_bundle.batch.jsonlines import append_line, read_lines
+from spider_bundle.files import file_sha256
+from spider_bundle.outputs.report import REPORT_FILE
+from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
+from spider_bundle.pacs.peer import Peer, checked_title
+from spider_bundle.radiographs.header import quiet
+
+SENT_FILE = "sent.jsonl"
+"""Record of what was sent, in the folder of results."""
+
+CALLING_TITLE = "SPIDER"
+SOP_CLASS_NOT_SUPPORTED = 0x0122
+CANNOT_UNDERSTAND = 0xC000
+
+_LOCK = ".locks/send.lock"
+_DICOM = "dicom/"
+_REJECTED_PERMANENTLY = 1
+_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to try.
+
+    Attributes:
+        retries: Further attempts when a peer is away, busy or short of space. Every object that is
+            stored starts the count again.
+        pause: Seconds before the first of them; each next pause is twice as long.
+        timeout: Seconds to wait for a connection or an answer.
+    """
+
+    retries: int = 3
+    pause: float = 5.0
+    timeout: float = 30.0
+
+
+@dataclass
+class StoreOutcome:
+    """What became of files that were sent.
+
+    Attributes:
+        stored: Files that the peer has stored.
+        refused: The others with the peer's last status; not shown, for a path may hold a name.
+    """
+
+    stored: list[Path] = field(default_factory=list, repr=False)
+    refused: dict[Path, int] = field(default_factory=dict, repr=False)
+
+
+def store_files(
+    files: Sequence[Path],
+    peer: Peer,
+    calling_ae: str = CALLING_TITLE,
+    *,
+    patience: Patience | None = None,
+    on_stored: Callable[[Path], None] | None = None,
+) -> StoreOutcome:
+    """Send DICOM files by C-STORE.
+
+    Args:
+        files: DICOM files.
+        peer: Where to.
+        calling_ae: Own AE title.
+        patience: How long to try.
+        on_stored: Called for each file as soon as the peer says that it has stored it.
+
+    Returns:
+        What was stored and what was refused for good: another status than success, warning or
+        "out of resources", or the latter to the last attempt.
+
+    Raises:
+        PacsError: N01, the own title is not valid; N02, N03 or N06, the peer cannot be reached,
+            rejects the association or does not answer, to the last attempt; N07, a file cannot be
+            read.
+    """
+    sending = _Sending(files, peer, checked_title(calling_ae), patience or Patience(), on_stored)
+    with silent_network(), quiet():
+        return sending.run()
+
+
+class _Sending:
+    """The files that wait, over any number of associations."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        peer: Peer,
+        calling_ae: str,
+        patience: Patience,
+        on_stored: Callable[[Path], None] | None,
+    ) -> None:
+        self._waiting = list(dict.fromkeys(files))
+        self._peer = peer
+        self._patience = patience
+        self._on_stored = on_stored
+        self._outcome = StoreOutcome()
+        self._busy: dict[Path, int] = {}
+        self._entity = AE(calling_ae)
+        self._entity.acse_timeout = self._entity.dimse_timeout = patience.timeout
+        self._entity.network_timeout = self._entity.connection_timeout = patience.timeout
+        contexts: dict[str, dict[str, None]] = {}
+        for path in self._waiting:
+            sop_class, syntax = _kind(path)
+            wanted = _NATIVE if syntax in _NATIVE else (syntax,)
+            contexts.setdefault(sop_class, {}).update(dict.fromkeys(map(str, wanted)))
+        for sop_class, syntaxes in contexts.items():
+            for syntax in syntaxes:
+                # one syntax each: the peer must not choose one that the file is not in
+                self._entity.add_requested_context(sop_class, syntax)
+
+    def run(self) -> StoreOutcome:
+        attempts = 0
+        while self._waiting:
+            before, problem = len(self._waiting), None
+            try:
+                with self._association() as association:
+                    self._send(association)
+            except _TransientError as error:
+                problem = error.problem
+            attempts = 1 if len(self._waiting) < before else attempts + 1
+            if self._waiting and attempts > self._patience.retries:
+                if problem is not None:
+                    raise problem
+                for path in self._waiting:
+                    self._outcome.refused[path] = self._busy[path]
+                break
+            if self._waiting:
+                time.sleep(self._patience.pause * 2 ** (attempts - 1))
+        return self._outcome
+
+    @contextmanager
+    def _association(self) -> Iterator[Association]:
+        """An association, released afterwards.
+
+        Raises:
+            PacsError: N03, the peer rejects it for good.
+            _TransientError: N02, N03 or N06.
+        """
+        peer = self._peer
+        try:
+            association = self._entity.associate(peer.host, peer.port, ae_title=peer.title)
+        except (OSError, RuntimeError, ValueError):
+            raise _TransientError(PacsError(PacsCode.N02)) from None
+        if not association.is_established:
+            raise self._refusal(association)
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
+
+    @staticmethod
+    def _refusal(association: Association) -> Exception:
+        """Why there is no association (DICOM PS3.8 section 9.3.4)."""
+        if not association.is_rejected:
+            return _TransientError(PacsError(PacsCode.N02))
+        answer = association.acceptor.primitive
+        permanent = answer is not None and answer.result == _REJECTED_PERMANENTLY
+        reason = {(1, 3): "it does not know this AE title", (1, 7): "it has another AE title"}.get(
+            (getattr(answer, "result_source", 0) or 0, getattr(answer, "diagnostic", 0) or 0)
+        )
+        message = "the peer rejected the association" + (f": {reason}" if reason else "")
+        error = PacsError(PacsCode.N03, message)
+        return error if permanent else _TransientError(error)
+
+    def _send(self, association: Association) -> None:
+        """Send what waits; what the peer has no resources for goes on waiting.
+
+        Raises:
+            PacsError: N07.
+            _TransientError: N06.
+        """
+        self._busy.clear()
+        for path in list(self._waiting):
+            try:
+                dataset = pydicom.dcmread(path)
+            except Exception as error:  # pydicom raises nearly every kind of exception
+                raise _unreadable(error) from None
+            try:
+                answer = association.send_c_store(dataset)
+            except ValueError:  # no presentation context was accepted, or it cannot be encoded
+                self._refuse(path, SOP_CLASS_NOT_SUPPORTED)
+                continue
+            except RuntimeError:
+                raise _TransientError(PacsError(PacsCode.N06)) from None
+            status = answer.get("Status")
+            if status is None:
+                raise _TransientError(PacsError(PacsCode.N06))
+            if status == 0 or status >> 12 == 0xB:
+                self._waiting.remove(path)
+                self._outcome.stored.append(path)
+                if self._on_stored is not None:
+                    self._on_stored(path)
+            elif status >> 8 == 0xA7:
+                self._busy[path] = status
+            else:
+                self._refuse(path, status)
+
+    def _refuse(self, path: Path, status: int) -> None:
+        self._waiting.remove(path)
+        self._outcome.refused[path] = status
+
+
+class _TransientError(Exception):
+    """Something that may have passed at the next attempt."""
+
+    def __init__(self, problem: PacsError) -> None:
+        self.problem = problem
+        super().__init__(problem.code)
+
+
+def _unreadable(error: Exception) -> PacsError:
+    return PacsError(PacsCode.N07, f"a file cannot be read ({type(error).__name__})")
+
+
+def _kind(path: Path) -> tuple[str, UID]:
+    """SOP class and transfer syntax of a file.
+
+    Raises:
+        PacsError: N07.
+    """
+    try:
+        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
+        return str(meta.SOPClassUID), UID(meta.file_meta.TransferSyntaxUID)
+    except Exception as error:  # pydicom raises nearly every kind of exception
+        raise _unreadable(error) from None
+
+
+@dataclass
+class SendOutcome:
+    """How sending a folder of results went.
+
+    Attributes:
+        stored: Number of objects stored in this run.
+        skipped: Number of objects that were stored before.
+        refused: Numbers of objects by the status with which the peer refused them.
+        damaged: Number of studies that are not what their reports say, of which nothing was sent.
+        studies: Number of studies with DICOM results.
+    """
+
+    stored: int = 0
+    skipped: int = 0
+    refused: dict[int, int] = field(default_factory=dict)
+    damaged: int = 0
+    studies: int = 0
+
+    @property
+    def problems(self) -> list[PacsError]:
+        """What an operator must be told."""
+        found = []
+        for status, number in sorted(self.refused.items()):
+            code = PacsCode.N04 if status == SOP_CLASS_NOT_SUPPORTED else PacsCode.N05
+            what = "takes no object of the kind of" if code is PacsCode.N04 else "refused"
+            message = f"the peer {what} {number} objects (status {status:04X})"
+            found.append(PacsError(code, message))
+        if self.damaged:
+            message = f"{self.damaged} studies are not what their reports say; nothing was sent"
+            found.append(PacsError(PacsCode.N07, message))
+        return found
+
+
+def send_results(
+    results: Path,
+    peer: Peer,
+    calling_ae: str = CALLING_TITLE,
+    *,
+    patience: Patience | None = None,
+) -> SendOutcome:
+    """Send the DICOM results below an output folder of ``spider infer`` or ``spider batch``.
+
+    What the peer stored is recorded in ``sent.jsonl`` by the file's hash, and is not sent to that
+    peer again.
+
+    Args:
+        results: Output folder.
+        peer: Where to.
+        calling_ae: Own AE title.
+        patience: How long to try.
+
+    Raises:
+        PacsError: N01, N02, N03, N06 or N07, see :func:`store_files`; N09, another process is
+            sending from this folder.
+        OSError: The record cannot be written.
+    """
+    (results / _LOCK).parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(results / _LOCK, timeout=0):
+            return _send_new(results, peer, calling_ae, patience)
+    except Timeout:
+        raise PacsError(PacsCode.N09) from None
+
+
+def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | None) -> SendOutcome:
+    record = results / SENT_FILE
+    before = {
+        (line.get("file"), line.get("sha256"))
+        for line in read_lines(record)[0]
+        if line.get("peer") == str(peer)
+    }
+    outcome = SendOutcome()
+    for report in sorted(results.glob(f"*/{REPORT_FILE}")):
+        digests = _dicom_files(report)
+        if digests is None:
+            outcome.damaged += 1
+            outcome.studies += 1
+            continue
+        if not digests:
+            continue
+        outcome.studies += 1
+        keys = {
+            path: (path.relative_to(results).as_posix(), digest) for path, digest in digests.items()
+        }
+        new = [path for path, key in keys.items() if key not in before]
+        outcome.skipped += len(keys) - len(new)
+        if not new:
+            continue
+
+        def note(path: Path, keys: Mapping[Path, tuple[str, str]] = keys) -> None:
+            name, digest = keys[path]
+            append_line(record, {"file": name, "sha256": digest, "peer": str(peer)})
+
+        stored = store_files(new, peer, calling_ae, patience=patience, on_stored=note)
+        outcome.stored += len(stored.stored)
+        for status in stored.refused.values():
+            outcome.refused[status] = outcome.refused.get(status, 0) + 1
+        _log.info("study %s: %d objects sent", report.parent.name, len(stored.stored))
+    return outcome
+
+
+def _dicom_files(report: Path) -> dict[Path, str] | None:
+    """SHA-256 of the DICOM files that a study's report lists; None if they are not like that."""
+    try:
+        listed: list[dict[str, Any]] = json.loads(report.read_bytes())["files"]
+        digests = {
+            report.parent / entry["name"]: str(entry["sha256"])
+            for entry in listed
+            if entry["name"].startswith(_DICOM) and ".." not in Path(entry["name"]).parts
+        }
+        whole = all(file_sha256(path) == digest for path, digest in digests.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return digests if whole else None

@@ -1,0 +1,120 @@
+"""What of a study's identity is carried to DICOM results, and only when the operator asks for it.
+
+Nothing here is read in a normal run. Values that are malformed are left empty, never repaired: a
+shortened PatientID could be that of somebody else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from pydicom.valuerep import PersonName
+
+from spider_bundle.radiographs.header import Header, open_dataset
+
+PATIENT_SEX = ("M", "F", "O")
+
+#: Attributes of the Patient and General Study modules (DICOM C.7.1.1, C.7.2.1) that are kept, with
+#: their value representation.
+KEPT_ATTRIBUTES: Mapping[str, str] = {
+    "PatientName": "PN",
+    "PatientID": "LO",
+    "IssuerOfPatientID": "LO",
+    "PatientBirthDate": "DA",
+    "PatientSex": "CS",
+    "StudyInstanceUID": "UI",
+    "StudyDate": "DA",
+    "StudyTime": "TM",
+    "ReferringPhysicianName": "PN",
+    "StudyID": "SH",
+    "AccessionNumber": "SH",
+    "StudyDescription": "LO",
+}
+
+_LENGTHS = {"LO": 64, "SH": 16, "UI": 64}
+_PATTERNS = {
+    "DA": r"\d{8}",
+    "TM": r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?",
+    "UI": r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+",
+    "CS": "|".join(PATIENT_SEX),
+}
+
+
+@dataclass(frozen=True, repr=False)
+class SourceIdentity:
+    """Patient, study and instances of the radiographs; its repr hides all of it.
+
+    Attributes:
+        attributes: Valid, non-empty values by keyword of :data:`KEPT_ATTRIBUTES`.
+        references: SOPClassUID and SOPInstanceUID of each radiograph, frontal first.
+    """
+
+    attributes: Mapping[str, str]
+    references: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        return "SourceIdentity(hidden)"
+
+    def to_json(self) -> str:
+        """Text for the meta data of a MetaTensor."""
+        return json.dumps({"attributes": dict(self.attributes), "references": self.references})
+
+    @classmethod
+    def from_json(cls, text: str) -> SourceIdentity:
+        """The inverse of :meth:`to_json`."""
+        values = json.loads(text)
+        references = tuple((str(a), str(b)) for a, b in values["references"])
+        return cls(values["attributes"], references)
+
+
+def read_source_identity(paths: Sequence[Path | str], frontal_instance: str = "") -> SourceIdentity:
+    """Identity of a pair, from the headers; patient and study are those of the frontal radiograph.
+
+    Args:
+        paths: The two files.
+        frontal_instance: SOPInstanceUID of the frontal radiograph; the first file's if empty.
+
+    Raises:
+        RadiographError: E01 or E02 if a file cannot be read.
+    """
+    headers = [Header(open_dataset(Path(path), "pair", pixels=False)) for path in paths]
+    if frontal_instance:
+        headers.sort(key=lambda header: header.text("SOPInstanceUID") != frontal_instance)
+    attributes = {k: _valid(headers[0], k, vr) for k, vr in KEPT_ATTRIBUTES.items()}
+    references = [
+        tuple(_valid(header, keyword, "UI") for keyword in ("SOPClassUID", "SOPInstanceUID"))
+        for header in headers
+    ]
+    return SourceIdentity(
+        {keyword: value for keyword, value in attributes.items() if value},
+        tuple((a, b) for a, b in references if a and b),
+    )
+
+
+def _valid(header: Header, keyword: str, representation: str) -> str:
+    """An attribute's value if it is one valid value of its representation, else empty."""
+    value = header.value(keyword)
+    if not isinstance(value, (str, int, float, PersonName)):
+        return ""
+    text = str(value).strip(" \0")
+    groups = text.split("=") if representation == "PN" else [text]
+    length = _LENGTHS.get(representation, 64)
+    pattern = _PATTERNS.get(representation, r"[^\\\x00-\x1f\x7f]*")
+    if len(groups) > 3 or any(len(group) > length for group in groups):
+        return ""
+    if not re.fullmatch(pattern, text) or (representation == "DA" and not _is_date(text)):
+        return ""
+    return text
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.strptime(text, "%Y%m%d")
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,191 @@
+"""Studies are found wherever they are, and no archive does harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import stat
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+import pytest
+from pydicom.fileset import FileSet
+
+from spider_bundle.batch.archives import ArchiveLimits, unpack
+from spider_bundle.batch.codes import BatchError
+from spider_bundle.batch.intake import Found, Intake, referenced_files
+from spider_bundle.batch.profile import Profile, Rule
+from spider_bundle.files import file_sha256
+from tests.batch.conftest import contents
+
+Spool = Callable[..., Path]
+KEY = "a key of the site"
+
+
+def find(source: Path, workspace: Path, **options: object) -> Found:
+    workspace.mkdir(exist_ok=True)
+    return Intake(source, workspace, KEY, **options).find()  # type: ignore[arg-type]
+
+
+def archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as target:
+        for name, content in members.items():
+            target.writestr(name, content)
+    return path
+
+
+def test_tree_zip_and_dicomdir_give_the_same_studies(spool: Spool, tmp_path: Path) -> None:
+    source, workspace = spool(2), tmp_path / "workspace"
+    wanted = find(source, workspace).jobs
+    assert len(wanted) == 2
+    packed = Path(shutil.make_archive(str(tmp_path / "night"), "zip", source))
+    medium = FileSet()
+    for path in source.rglob("*.dcm"):
+        medium.add(path)
+    medium.write(tmp_path / "medium")
+    for given in (packed, tmp_path / "medium" / "DICOMDIR", tmp_path / "medium"):
+        jobs = find(given, workspace).jobs
+        assert {(j.study_key, j.inputs) for j in jobs} == {(j.study_key, j.inputs) for j in wanted}
+        assert {file_sha256(j.frontal) for j in jobs} == {file_sha256(j.frontal) for j in wanted}
+    assert all(job.study_key != find(source, workspace).jobs[0].inputs for job in wanted)
+
+
+def test_a_study_may_be_spread_over_archives(spool: Spool, tmp_path: Path) -> None:
+    pair = spool(1) / "s0"
+    source = tmp_path / "spread"
+    source.mkdir()
+    for role in ("frontal", "lateral"):
+        archive(source / f"{role}.zip", {"IM1": (pair / f"{role}.dcm").read_bytes()})
+    found = find(source, tmp_path / "workspace")
+    assert (len(found.jobs), len(found.refusals)) == (1, 0)
+
+
+def test_dicomdir_that_names_absent_or_foreign_files_is_refused(
+    spool: Spool, tmp_path: Path
+) -> None:
+    medium = FileSet()
+    for path in spool(1).rglob("*.dcm"):
+        medium.add(path)
+    medium.write(tmp_path / "medium")
+    directory = tmp_path / "medium" / "DICOMDIR"
+    first, second = referenced_files(directory)[0]
+    second.unlink()
+    found = find(directory, tmp_path / "workspace")
+    assert [refusal.codes for refusal in found.refusals] == [["A03"], ["E06"]]
+    dataset = pydicom.dcmread(directory)
+    record = next(r for r in dataset.DirectoryRecordSequence if "ReferencedFileID" in r)
+    shutil.copy(first, tmp_path / "outside")
+    record.ReferencedFileID = ["..", "outside"]
+    dataset.save_as(directory)
+    files, absent = referenced_files(directory)
+    assert absent == 2
+    assert files == []
+
+
+def test_names_in_an_archive_lead_nowhere(spool: Spool, tmp_path: Path) -> None:
+    pair = spool(1) / "s0"
+    frontal, lateral = ((pair / f"{role}.dcm").read_bytes() for role in ("frontal", "lateral"))
+    link = zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    path = archive(tmp_path / "a.zip", {"../../evil": frontal, "/etc/evil": lateral})
+    with zipfile.ZipFile(path, "a") as target:
+        target.writestr(link, "/etc/passwd")
+    before = set(tmp_path.rglob("*"))
+    workspace = tmp_path / "workspace"
+    found = find(path, workspace)
+    assert len(found.jobs) == 1
+    written = set(tmp_path.rglob("*")) - before
+    assert all(p.is_relative_to(workspace) for p in written)
+    assert not any(p.is_symlink() for p in written)
+    (folder,) = workspace.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert sorted(p.name for p in folder.iterdir()) == ["000001", "000002", "000003"]
+
+
+def encrypted(path: Path) -> Path:
+    content = bytearray(archive(path, {"a": b"secret"}).read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    path.write_bytes(content)
+    return path
+
+
+def liar(path: Path) -> Path:
+    """Declares one byte for a member that unpacks to many."""
+    content = bytearray(archive(path, {"a": bytes(50_000)}).read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
+        place = content.index(signature) + offset
+        content[place : place + 4] = struct.pack("<I", 1)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda p: archive(p, {str(n): b"" for n in range(11)}), "A02"),
+        (lambda p: archive(p, {"a": os.urandom(150_000)}), "A02"),
+        (lambda p: archive(p, {str(n): os.urandom(90_000) for n in range(3)}), "A02"),
+        (lambda p: archive(p, {"a": bytes(90_000)}, zipfile.ZIP_LZMA), "A01"),
+        (liar, "A01"),
+        (encrypted, "A01"),
+        (lambda p: p.write_bytes(archive(p, {"a": os.urandom(9000)}).read_bytes()[:5000]), "A01"),
+        (lambda p: p.write_bytes(b"PK\x05\x06"), "A01"),
+    ],
+    ids=["members", "member", "total", "method", "liar", "encrypted", "cut", "empty"],
+)
+def test_archives_beyond_the_limits_are_refused(
+    make: Callable[[Path], object], code: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.zip"
+    make(path)
+    limits = ArchiveLimits(members=10, member_bytes=100_000, total_bytes=200_000)
+    found = find(path, tmp_path / "workspace", limits=limits)
+    assert [refusal.codes for refusal in found.refusals] == [[code]]
+    assert not list((tmp_path / "workspace").iterdir())
+
+
+def test_bomb_is_not_unpacked_far(tmp_path: Path) -> None:
+    """64 MB of zeros in 64 kB: refused at the ratio, after little more than a megabyte."""
+    path = archive(tmp_path / "bomb.zip", {"a": bytes(64 << 20)})
+    assert path.stat().st_size < 100_000
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(BatchError, match="A02"):
+        unpack(path, folder)
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 40 << 20
+    buffer = io.BytesIO()
+    buffer.write(path.read_bytes())
+    nested = archive(tmp_path / "nested.zip", {"inner.zip": buffer.getvalue()})
+    found = find(nested, tmp_path / "workspace")
+    assert (len(found.jobs), len(found.refusals), found.foreign_files) == (0, 0, 1)
+
+
+def test_output_below_the_input_is_passed_over(spool: Spool, tmp_path: Path) -> None:
+    source = spool(2)
+    found = find(source, tmp_path / "workspace", excluded=source / "s1")
+    assert len(found.jobs) == 1
+
+
+def test_headers_are_checked_with_the_overrides_of_the_profile(
+    spool: Spool, tmp_path: Path
+) -> None:
+    source = spool(2)
+    for path in (source / "s0").iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.DistanceSourceToDetector
+        dataset.Manufacturer = "Doe Imaging"
+        dataset.save_as(path)
+    before = contents(source)
+    found = find(source, tmp_path / "workspace")
+    assert [refusal.codes for refusal in found.refusals] == [["E11", "E14"]]
+    profile = Profile(
+        [Rule({"MANUFACTURER": "x"}, {}), Rule({"Manufacturer": "DOE*"}, {"sdd": 1150})]
+    )
+    found = find(source, tmp_path / "workspace", profile=profile)
+    assert sorted(str(job.rule) for job in found.jobs) == ["2", "None"]
+    assert contents(source) == before

@@ -1,0 +1,128 @@
+"""Manifest, audit log, keys and profiles: what is written stays, and what is wrong is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from spider_bundle.batch.audit import AuditLog
+from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
+from spider_bundle.batch.jsonlines import append_line, read_lines
+from spider_bundle.batch.manifest import MANIFEST_FILE, Entry, Manifest, State
+from spider_bundle.batch.profile import read_profile
+from spider_bundle.batch.site_key import create_key_file, read_key_file
+
+
+def test_lines_are_appended_and_torn_ones_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    assert read_lines(path) == ([], 0)
+    append_line(path, {"n": 1})
+    whole = path.read_bytes()
+    for cut in range(1, len(whole)):
+        path.write_bytes(whole + whole[:cut])
+        append_line(path, {"n": 2})
+        records, damaged = read_lines(path)
+        # a line cut just before its end is whole
+        complete = cut == len(whole) - 1
+        assert records == [{"n": 1}, *([{"n": 1}] if complete else []), {"n": 2}]
+        assert damaged == (not complete)
+        assert path.read_bytes().startswith(whole + whole[:cut])
+
+
+def test_last_line_of_a_study_counts(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    refused = Entry("a", State.REFUSED, "f", ["E06"])
+    for entry in (refused, refused, Entry("b", State.FAILED, "f", ["R04"])):
+        manifest.add(entry)
+    manifest.add(Entry("a", State.DONE, "g", seconds={"read": 0.12345}))
+    manifest.add(Entry("b", State.FAILED, "f", ["R04"]))
+    records, _ = read_lines(tmp_path / MANIFEST_FILE)
+    assert [(r["study_key"], r["state"]) for r in records] == [
+        *(("a", "refused"), ("b", "failed")),
+        *(("a", "done"), ("b", "failed")),
+    ]
+    with (tmp_path / MANIFEST_FILE).open("ab") as stream:
+        stream.write(b'{"study_key": "c", "state": "unheard"}\n[]\n')
+    read = Manifest(tmp_path)
+    assert read.damaged == 2
+    assert {k: e.state.value for k, e in read.entries.items()} == {"a": "done", "b": "failed"}
+    assert read.entries["a"].seconds == {"read": 0.123}
+
+
+def test_each_run_has_a_log_of_its_own(tmp_path: Path) -> None:
+    assert [AuditLog(tmp_path, {}).run for _ in range(3)] == [1, 2, 3]
+    names = sorted(path.name for path in (tmp_path / "audit").iterdir())
+    assert names == [f"run-00000{number}.jsonl" for number in (1, 2, 3)]
+
+
+def test_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    create_key_file(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    key = read_key_file(path)
+    assert len(key) == 64
+    create_key_file(path)
+    assert read_key_file(path) == key
+    path.chmod(0o640)
+    with pytest.raises(BatchError, match="K01 others may read"):
+        read_key_file(path)
+    os.chmod(path, 0o600)
+    path.write_text("short\n")
+    with pytest.raises(BatchError, match="K01 the key has fewer"):
+        read_key_file(path)
+    with pytest.raises(BatchError, match="K01"):
+        read_key_file(tmp_path / "absent")
+
+
+RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "not readable"),
+        ("[]", "not a mapping"),
+        ({"rules": []}, "version"),
+        ({"version": 1, "rules": [], "more": 1}, "more"),
+        ({"version": 1, "rules": "none"}, "list"),
+        ({"version": 1, "rules": [{"match": {}}]}, "rule 1"),
+        ({"version": 1, "rules": [RULE, {**RULE, "match": {"PatientName": "*"}}]}, "rule 2"),
+        ({"version": 1, "rules": [{**RULE, "overrides": {"sod": -1}}]}, "positive"),
+        ({"version": 1, "rules": [{**RULE, "overrides": {"sad": 1}}]}, "unknown overrides"),
+        ({"version": 1, "rules": [{**RULE, "overrides": {"view": "XX"}}]}, "rule 1"),
+        (
+            {"version": 1, "rules": [{**RULE, "overrides": {"allow_secondary_capture": True}}]},
+            "allow_secondary_capture",
+        ),
+    ],
+)
+def test_wrong_profiles_are_told(content: Any, word: str, tmp_path: Path) -> None:
+    path = tmp_path / "site.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(BatchError, match=f"P01.*{word}"):
+        read_profile(path)
+
+
+def test_first_rule_that_fits_both_radiographs_holds(tmp_path: Path) -> None:
+    path = tmp_path / "site.json"
+    rules = [
+        {"match": {"Manufacturer": "Acme", "Modality": "DX"}, "overrides": {"sod": 1}},
+        {"match": {"Manufacturer": "a*"}, "overrides": {"sod": 2}},
+        {"match": {}, "overrides": {"sod": 3}},
+    ]
+    path.write_text(json.dumps({"version": 1, "rules": rules}))
+    profile = read_profile(path)
+    acme, other = {"Manufacturer": "ACME", "Modality": "DX"}, {"Manufacturer": "ALPHA"}
+    assert profile.rule_for(acme, acme) == (1, {"sod": 1})
+    assert profile.rule_for(acme, other) == (2, {"sod": 2})
+    assert profile.rule_for(acme, {}) == (3, {"sod": 3})
+
+
+def test_every_code_says_what_to_do() -> None:
+    assert list(BATCH_CODES) == list(BatchCode)
+    assert all(info.condition and info.action for info in BATCH_CODES.values())

@@ -1,0 +1,221 @@
+"""Pages load nothing, run nothing, show what the report says, and cannot be written into."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from spider_bundle.geometry import Grid
+from spider_bundle.outputs import html
+from spider_bundle.outputs.html import (
+    IndexEntry,
+    report_page,
+    write_html_report,
+    write_index,
+)
+from spider_bundle.outputs.report import INTENDED_USE, RunFacts, build_report
+from spider_bundle.outputs.study import write_study
+from tests.outputs.programs import program
+
+KEY = "0f3a9c"
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that do not match."""
+
+    VOID = ("meta", "img", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def assert_self_contained(text: str) -> Page:
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        assert not name.startswith("on"), (tag, name)
+        if name == "src":
+            assert value is not None
+            assert value.startswith("data:image/")
+        if name == "href":
+            assert value is not None
+            assert not re.match(r"\w+:|//|/", value)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert ("meta", "http-equiv", "Content-Security-Policy") in page.attributes
+    assert page.text.count(INTENDED_USE) >= 2
+    return page
+
+
+@pytest.fixture
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 32), (1, 2, 3)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def test_page_shows_what_the_report_says(facts: RunFacts, grid: Grid, png: bytes) -> None:
+    files = [{"name": f"dicom/ct/{n:04d}.dcm", "bytes": 1000, "sha256": "c" * 64} for n in range(9)]
+    files.append({"name": "ct.nii.gz", "bytes": 12345, "sha256": "d" * 64})
+    agreement = {
+        role: {"pearson": 0.8125, "spearman": None, "gradient_correlation": 0.5}
+        for role in ("frontal", "lateral")
+    }
+    report = build_report(KEY, facts, grid, files, agreement)
+    page = assert_self_contained(report_page(report, png))
+    for shown in (
+        KEY,
+        "1500 mm",
+        "attribute: DistanceSourceToDetector",
+        "SOD_DEFAULT (SOD)",
+        "the source distance is unknown",
+        "40 × 30 × 20",
+        "1 × 2 × 3 mm",
+        "0.8125",
+        "not known",
+        "intracranial",
+        "spider_bundle",
+        "ab" * 32,
+        "dicom/ct/ (9 files)",
+        "9,000",
+        "12,345",
+        "d" * 64,
+        *facts.assumptions,
+    ):
+        assert shown in page.text, shown
+    (source,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert source is not None
+    assert base64.b64decode(source.partition(",")[2]) == png
+
+
+def hostile(value: Any) -> Any:
+    """The same structure with hostile text everywhere."""
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return EVIL if isinstance(value, str) else value
+
+
+def test_text_cannot_become_markup(facts: RunFacts, grid: Grid, png: bytes) -> None:
+    report = build_report(KEY, facts, grid, [{"name": "a", "bytes": 1, "sha256": "b"}])
+    page = assert_self_contained(
+        report_page({**hostile(report), "intended_use": INTENDED_USE}, png)
+    )
+    assert page.tags.count("img") == 1
+    assert EVIL in " ".join(page.words)
+
+
+def test_index_text_cannot_become_markup(tmp_path: Path) -> None:
+    finding = {"code": EVIL, "message": EVIL, "severity": EVIL, "action": EVIL, "role": EVIL}
+    path = write_index(tmp_path, [IndexEntry(EVIL, "failed", [finding])])
+    page = assert_self_contained(path.read_text(encoding="utf-8"))
+    assert "img" not in page.tags
+    with pytest.raises(ValueError, match="states are"):
+        write_index(tmp_path, [IndexEntry(KEY, EVIL)])
+
+
+def test_study_with_page(tmp_path: Path, study: dict[str, Any], read_study: Any) -> None:
+    folder = write_study(tmp_path, KEY, html=True, **study)
+    report = read_study(folder).report
+    assert "report.html" in {entry["name"] for entry in report["files"]}
+    before = (folder / "report.html").read_bytes()
+    # made again from the files, it is the same page
+    assert write_html_report(folder).read_bytes() == before
+    assert_self_contained(before.decode("utf-8"))
+    assert str(tmp_path).encode() not in before
+
+
+def test_index_of_a_batch(tmp_path: Path, study: dict[str, Any]) -> None:
+    write_study(tmp_path, "aaa", html=True, **study)
+    write_study(tmp_path, "bbb", **study)
+    refusal = {"code": "E11", "message": "no distance", "role": "frontal", "action": "state it"}
+    entries = [
+        IndexEntry("aaa", "done", seconds=12.34),
+        IndexEntry("bbb", "done"),
+        IndexEntry("ccc", "refused", [refusal]),
+        IndexEntry("", "failed", [{"code": "R01", "message": "disk full"}]),
+        IndexEntry("lost", "done"),
+    ]
+    path = write_index(tmp_path, entries)
+    assert path == tmp_path / "index.html"
+    page = assert_self_contained(path.read_text(encoding="utf-8"))
+    for shown in (
+        *("3 done", "1 refused", "1 failed", "12.3 s", "E11 (frontal)", "To do: state it"),
+        *("disk full", "not read", "no longer in its folder", "ab" * 32, "frontal PA"),
+    ):
+        assert shown in page.text, shown
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links == ["aaa/report.html", "bbb/report.json"]
+    assert all((tmp_path / str(link)).is_file() for link in links)
+    pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
+    assert len(pictures) == 2
+    with Image.open(io.BytesIO(base64.b64decode(str(pictures[0]).partition(",")[2]))) as picture:
+        assert picture.width == 480
+    assert path.read_bytes() == write_index(tmp_path, entries).read_bytes()
+
+
+def test_long_index_stays_light(
+    tmp_path: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path, "aaa", **study)
+    monkeypatch.setattr(html, "MAXIMUM_PICTURES", 2)
+    path = write_index(tmp_path, [IndexEntry("aaa", "done")] * 5)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.tags.count("img") == 2
+    assert page.tags.count("a") == 5
+
+
+@pytest.mark.integration
+def test_browser_shows_it_without_complaint(tmp_path: Path, study: dict[str, Any]) -> None:
+    folder = write_study(tmp_path, KEY, html=True, **study)
+    write_index(tmp_path, [IndexEntry(KEY, "done")])
+    for number, path in enumerate((folder / "report.html", tmp_path / "index.html")):
+        picture = tmp_path / f"{number}.png"
+        command = [
+            *(program("chromium", "chromium"), "--headless", "--no-sandbox", "--disable-gpu"),
+            *(f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1000,1400"),
+            *("--enable-logging=stderr", f"--screenshot={picture}", path.as_uri()),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert "CONSOLE" not in done.stderr  # such as a broken security policy
+        with Image.open(picture) as shown:
+            colours = shown.convert("RGB").getcolors(2**24)
+        assert colours is not None
+        # the notice's red frame, and the dark picture
+        assert (179, 38, 30) in {colour for _, colour in colours}
+        assert sum(n for n, colour in colours if max(colour) < 40) > 20_000

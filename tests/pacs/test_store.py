@@ -1,0 +1,274 @@
+"""Results arrive whole, once, and whatever a peer does, what is missing can be sent again."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pydicom
+import pytest
+from pynetdicom import AE, evt
+from typer.testing import CliRunner
+
+from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.outputs import extras
+from spider_bundle.pacs.codes import PACS_CODES, PacsCode, PacsError
+from spider_bundle.pacs.peer import Peer
+from spider_bundle.pacs.store import Patience, send_results, store_files
+from tests.pacs.results import SHAPE, write_report, write_results
+
+pytest.importorskip("highdicom")
+
+CT = "1.2.840.10008.5.1.4.1.1.2"
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+EXPLICIT = "1.2.840.10008.1.2.1"
+IMPLICIT = "1.2.840.10008.1.2"
+QUICK = Patience(retries=2, pause=0.01, timeout=5.0)
+
+
+class Archive:
+    """A peer that answers as it is told.
+
+    Attributes:
+        statuses: Answers to come; success after that.
+        objects: What it has, in the order of arrival.
+        associations: Number of associations so far.
+        break_after: Number of objects after which it breaks off, once.
+    """
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.objects: list[pydicom.Dataset] = []
+        self.associations = 0
+        self.break_after: int | None = None
+        self.peer = Peer("ARCHIVE", "127.0.0.1", 0)
+
+    def store(self, event: evt.Event) -> int:
+        if self.break_after == len(self.objects):
+            self.break_after = None
+            event.assoc.abort()
+            return 0x0110
+        status = self.statuses.pop(0) if self.statuses else 0
+        if status == 0 or status >> 12 == 0xB:
+            dataset = event.dataset
+            dataset.file_meta = event.file_meta
+            self.objects.append(dataset)
+        return status
+
+    def accepted(self, event: evt.Event) -> None:
+        self.associations += 1
+
+
+@contextmanager
+def running(
+    contexts: Mapping[str, list[str]] | None = None, known: str = "SPIDER"
+) -> Iterator[Archive]:
+    archive = Archive()
+    entity = AE("ARCHIVE")
+    entity.require_called_aet = True
+    entity.require_calling_aet = [known]
+    for uid, syntaxes in (contexts or {CT: [EXPLICIT], SEG: [EXPLICIT]}).items():
+        entity.add_supported_context(uid, syntaxes)
+    handlers = [(evt.EVT_C_STORE, archive.store), (evt.EVT_ACCEPTED, archive.accepted)]
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    assert server is not None
+    archive.peer = Peer("ARCHIVE", "127.0.0.1", server.socket.getsockname()[1])
+    try:
+        yield archive
+    finally:
+        entity.shutdown()
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Two studies with DICOM results and one without."""
+    write_results(tmp_path / "out", "a" * 16, seed=1)
+    write_results(tmp_path / "out", "b" * 16, seed=2)
+    (tmp_path / "out" / ("c" * 16)).mkdir()
+    write_report(tmp_path / "out" / ("c" * 16))
+    return tmp_path / "out"
+
+
+OBJECTS = 2 * (SHAPE[2] + 1)
+
+
+def test_results_arrive_whole_and_once(results: Path) -> None:
+    with running() as archive:
+        first = send_results(results, archive.peer, patience=QUICK)
+        assert (first.stored, first.skipped, first.studies) == (OBJECTS, 0, 2)
+        assert Counter(d.SOPClassUID for d in archive.objects) == {CT: OBJECTS - 2, SEG: 2}
+        files = {d.SOPInstanceUID: d for d in map(pydicom.dcmread, results.rglob("*.dcm"))}
+        assert all(files[d.SOPInstanceUID] == d for d in archive.objects)
+        again = send_results(results, archive.peer, patience=QUICK)
+        assert (again.stored, again.skipped, len(archive.objects)) == (0, OBJECTS, OBJECTS)
+        # a study that was reconstructed anew is sent again, and only that
+        write_results(results, "a" * 16, seed=3)
+        anew = send_results(results, archive.peer, patience=QUICK)
+        assert (anew.stored, anew.skipped) == (OBJECTS // 2, OBJECTS // 2)
+        assert archive.associations == 3
+    with running() as other:  # what one peer has is not what another one has
+        assert send_results(results, other.peer, patience=QUICK).stored == OBJECTS
+    lines = [json.loads(line) for line in (results / "sent.jsonl").read_text().splitlines()]
+    assert {frozenset(line) for line in lines} == {frozenset({"file", "sha256", "peer"})}
+
+
+def test_a_broken_association_is_taken_up_again(results: Path) -> None:
+    with running() as archive:
+        archive.break_after = 3
+        outcome = send_results(results, archive.peer, patience=QUICK)
+        assert outcome.stored == OBJECTS
+        assert len({d.SOPInstanceUID for d in archive.objects}) == OBJECTS == len(archive.objects)
+        assert archive.associations == 3
+
+
+def test_a_run_that_was_cut_resumes(results: Path) -> None:
+    with running() as archive:
+        archive.break_after = 3
+        with pytest.raises(PacsError, match=r"^N06 "):
+            send_results(results, archive.peer, patience=Patience(retries=0, timeout=5.0))
+        outcome = send_results(results, archive.peer, patience=QUICK)
+        assert (outcome.stored, outcome.skipped) == (OBJECTS - 3, 3)
+        assert len({d.SOPInstanceUID for d in archive.objects}) == OBJECTS == len(archive.objects)
+
+
+def test_a_peer_without_space_is_asked_again(tmp_path: Path) -> None:
+    files = write_results(tmp_path, "a" * 16)
+    with running() as archive:
+        archive.statuses = [0xA700, 0, 0xB000]
+        outcome = store_files(files, archive.peer, patience=QUICK)
+        assert set(outcome.stored) == set(files)
+        assert not outcome.refused
+        assert archive.associations == 2
+    with running() as archive:
+        archive.statuses = [0xA700] * 100
+        outcome = store_files(files, archive.peer, patience=QUICK)
+        assert outcome.refused == dict.fromkeys(files, 0xA700)
+        assert archive.associations == 1 + QUICK.retries
+
+
+def test_what_is_refused_does_not_stop_the_rest(tmp_path: Path) -> None:
+    files = write_results(tmp_path, "a" * 16)
+    with running() as archive:
+        archive.statuses = [0, 0xC000]
+        outcome = store_files(files, archive.peer, patience=QUICK)
+        assert outcome.refused == {files[1]: 0xC000}
+        assert len(outcome.stored) == len(files) - 1
+        assert archive.associations == 1  # there is no use in asking again
+        assert str(tmp_path) not in repr(outcome)
+
+
+def test_a_peer_that_takes_only_ct_in_implicit_vr(tmp_path: Path) -> None:
+    files = write_results(tmp_path, "a" * 16)
+    with running({CT: [IMPLICIT]}) as archive:
+        outcome = store_files(files, archive.peer, patience=QUICK)
+        assert outcome.refused == {files[-1]: 0x0122}
+        wanted = [pydicom.dcmread(path).pixel_array.tolist() for path in files[:-1]]
+        assert [d.pixel_array.tolist() for d in archive.objects] == wanted
+        assert {d.file_meta.TransferSyntaxUID for d in archive.objects} == {IMPLICIT}
+
+
+def test_peers_that_cannot_be_spoken_to(tmp_path: Path) -> None:
+    files = write_results(tmp_path, "a" * 16)
+    with running(known="OTHER") as archive:
+        with pytest.raises(PacsError, match=r"^N03 .*does not know this AE title"):
+            store_files(files, archive.peer, patience=QUICK)
+        wrong = Peer("NOBODY", archive.peer.host, archive.peer.port)
+        with pytest.raises(PacsError, match=r"^N03 .*has another AE title"):
+            store_files(files, wrong, "OTHER", patience=QUICK)
+    with pytest.raises(PacsError, match=r"^N02 "):  # it has shut down
+        store_files(files, archive.peer, patience=Patience(1, 0.01, 1.0))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        peer = Peer("MUTE", "127.0.0.1", mute.getsockname()[1])
+        with pytest.raises(PacsError, match=r"^N0[26] "):
+            store_files(files, peer, patience=Patience(0, 0.01, 1.0))
+    broken = tmp_path / "PATIENT^NAME.dcm"
+    broken.write_bytes(b"nothing")
+    with pytest.raises(PacsError, match=r"^N07 ") as caught:
+        store_files([broken], archive.peer, patience=QUICK)
+    assert "PATIENT" not in str(caught.value)
+
+
+def test_damaged_results_are_not_sent(results: Path) -> None:
+    path = results / ("a" * 16) / "dicom" / "ct" / "0002.dcm"
+    path.write_bytes(path.read_bytes()[:-2])
+    with running() as archive:
+        outcome = send_results(results, archive.peer, patience=QUICK)
+        assert (outcome.stored, outcome.damaged) == (OBJECTS // 2, 1)
+        assert [problem.code for problem in outcome.problems] == [PacsCode.N07]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("PACS@host:104", Peer("PACS", "host", 104)),
+        ("MY PACS@10.0.0.1:11112", Peer("MY PACS", "10.0.0.1", 11112)),
+        ("A@B@host:4242", Peer("A@B", "host", 4242)),
+        ("PACS@[::1]:104", Peer("PACS", "::1", 104)),
+    ],
+)
+def test_peers_are_parsed(text: str, wanted: Peer) -> None:
+    assert Peer.parse(text) == wanted
+    assert str(wanted) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["PACS", "PACS@host", "@host:104", "PACS@host:0", "P@h:65536", "x" * 17 + "@h:1", "a\\b@h:1"],
+)
+def test_what_is_no_peer(text: str) -> None:
+    with pytest.raises(PacsError, match=r"^N01 "):
+        Peer.parse(text)
+
+
+def test_the_command(results: Path, invoke: Callable[..., tuple[int, str]]) -> None:
+    with running() as archive:
+        to = ["--to", str(archive.peer), "--pause", "0", "--timeout", "5"]
+        assert invoke("send", results, *to) == (
+            0,
+            f"{OBJECTS} objects sent, 0 sent before, 0 refused, of 2 studies\n",
+        )
+        assert invoke("send", results, *to)[0] == 0
+        write_results(results, "a" * 16, seed=3)
+        archive.statuses = [0xC123]
+        code, output = invoke("send", results, *to)
+        assert code == EXIT_FAILED
+        assert "N05 the peer refused 1 objects (status C123)" in output
+        code, output = invoke("send", results, *to, "--calling-ae", "STRANGER")
+        assert (code, output[:3]) == (EXIT_FAILED, "N03")
+    assert invoke("send", results, "--to", "nowhere")[0] == EXIT_USAGE
+    empty = results.parent / "empty"
+    empty.mkdir()
+    assert invoke("send", empty, *to)[0] == EXIT_REFUSED
+
+
+@pytest.mark.parametrize("command", ["listen", "send"])
+def test_without_the_extra(
+    command: str,
+    tmp_path: Path,
+    invoke: Callable[..., tuple[int, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(extras, "EXTRAS", {"pacs": {"no-such-package": 0}})
+    options = ["--allow-any"] if command == "listen" else ["--to", "PACS@localhost:104"]
+    code, output = invoke(command, tmp_path, *options)
+    assert code == EXIT_USAGE
+    assert "R03" in output
+    assert "no-such-package" in output
+
+
+@pytest.fixture
+def invoke() -> Callable[..., tuple[int, str]]:
+    def run(*words: object) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(map(str, words)))
+        return result.exit_code, result.output
+
+    return run
+
+
+def test_every_code_is_explained() -> None:
+    assert set(PACS_CODES) == set(PacsCode)
+    assert all(info.condition and info.action for info in PACS_CODES.values())

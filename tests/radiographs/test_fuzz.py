@@ -1,0 +1,359 @@
+"""Damaged and hostile files end as an image or as a refusal with a code, and as nothing else."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import Dataset
+from pydicom.uid import RLELossless
+
+from spider_bundle.radiographs import exposure, header
+from spider_bundle.radiographs.errors import Code, RadiographError
+from spider_bundle.radiographs.header import Header, open_dataset
+from spider_bundle.radiographs.identity import read_source_identity
+from spider_bundle.radiographs.overrides import Overrides
+from spider_bundle.radiographs.pair import find_studies, study_key
+from spider_bundle.radiographs.read import Radiograph, read_radiograph
+
+from .conftest import Writer
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "benchmarks" / "fuzz.py"
+J2K, JPEG_LS, JPEG = (f"1.2.840.10008.1.2.4.{n}" for n in (90, 80, 70))
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    """The benchmark script, whose makers of hostile bytes serve here too."""
+    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def refusal(path: Path, overrides: Overrides | None = None) -> dict[str, str]:
+    """Message by code of the errors of a file."""
+    with pytest.raises(RadiographError) as caught:
+        read_radiograph(path, overrides)
+    return {found.code.value: found.message for found in caught.value.errors}
+
+
+def outcome(path: Path, overrides: Overrides | None = None) -> set[str]:
+    """Codes of the refusal of a file; empty if it was read to finite values."""
+    try:
+        read = read_radiograph(path, overrides)
+    except RadiographError as error:
+        return {found.code.value for found in error.errors}
+    return set() if np.isfinite(read.pixels).all() else {"not finite"}
+
+
+def warned(radiograph: Radiograph, code: Code) -> bool:
+    return any(found.code is code for found in radiograph.findings)
+
+
+def test_thousands_of_spoilt_files_do_no_harm() -> None:
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), "--count", "3000", "--seed", "7"]
+    done = subprocess.run(
+        [*command, "--limit", "35"], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.stdout, done.stderr
+    result = json.loads(done.stdout)
+    assert result["defects"] == {}
+    assert done.returncode == 0
+    # The limit of time decides how many there are; both outcomes must be among them.
+    assert result["read"] > 5
+    assert result["refused"] > 20
+
+
+# ---- what is deep, wide or long
+
+
+def test_a_deep_sequence_in_place_of_text_is_no_text(write: Writer, fuzz: ModuleType) -> None:
+    path = write("PA")
+    value = fuzz.nest(fuzz.random.Random(1), 1000)
+    path.write_bytes(fuzz.put(path.read_bytes(), fuzz.raw(0x00185101, b"SQ", value)))
+    start = time.process_time()
+    assert set(Header(open_dataset(path, "frontal", pixels=False)).texts("ViewPosition")) == set()
+    read_radiograph(path)  # the view code still tells the view
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("keyword", ["StudyID", "PatientName", "PatientID", "StudyInstanceUID"])
+def test_identity_in_a_sequence_is_none(write: Writer, fuzz: ModuleType, keyword: str) -> None:
+    path = write("PA")
+    new = fuzz.raw(fuzz.tag_of(keyword), b"SQ", fuzz.nest(fuzz.random.Random(2), 1000))
+    path.write_bytes(fuzz.put(path.read_bytes(), new))
+    assert keyword not in read_source_identity([path]).attributes
+
+
+def test_a_file_of_tiny_items_is_given_up(
+    write: Writer, fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(header, "MAXIMUM_READS", 20_000)
+    path = write("PA")
+    sound = path.read_bytes()
+    for count, accepted in ((100, True), (30_000, False)):
+        items = (fuzz.ITEM + bytes(4)) * count + fuzz.SEQUENCE_END + bytes(4)
+        new = fuzz.raw(0x00540220, b"SQ", items, 0xFFFFFFFF)
+        path.write_bytes(fuzz.put(sound, new))
+        if accepted:
+            open_dataset(path, "frontal", pixels=True)
+        else:
+            assert set(refusal(path)) == {"E01"}
+
+
+@pytest.mark.parametrize("vr", [b"UT", b"UN"])
+def test_a_million_numbers_are_not_parsed(write: Writer, fuzz: ModuleType, vr: bytes) -> None:
+    path = write("PA")
+    new = fuzz.raw(fuzz.tag_of("ImagerPixelSpacing"), vr, b"1.8\\" * 1_000_000)
+    path.write_bytes(fuzz.put(path.read_bytes(), new))
+    start = time.process_time()
+    assert "missing" in refusal(path)["E12"]
+    assert time.process_time() - start < 2
+
+
+def test_a_long_orientation_is_not_repeated(write: Writer, fuzz: ModuleType) -> None:
+    path = write("PA")
+    new = fuzz.raw(fuzz.tag_of("PatientOrientation"), b"UT", b"L" * 20_000 + b"\\F")
+    path.write_bytes(fuzz.put(path.read_bytes(), new))
+    assert len(refusal(path)["E10"]) < 200
+
+
+# ---- bombs and lies about the size
+
+
+@pytest.mark.parametrize("edge", [4000, 65535])
+@pytest.mark.parametrize(
+    ("syntax", "maker", "arguments"),
+    [
+        (J2K, "j2k_codestream", ()),
+        (J2K, "j2k_codestream", (1,)),
+        (JPEG_LS, "jpeg_codestream", (0xF7,)),
+        (JPEG, "jpeg_codestream", ()),
+    ],
+)
+def test_a_codestream_larger_than_declared_is_not_decoded(
+    write: Writer,
+    fuzz: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    syntax: str,
+    maker: str,
+    arguments: tuple[int, ...],
+    edge: int,
+) -> None:
+    def decoded(*_: object, **__: object) -> None:
+        pytest.fail("a decoder was started")
+
+    monkeypatch.setattr("pydicom.pixels.pixel_array", decoded)
+    path = write("PA")
+    frame = getattr(fuzz, maker)(edge, edge, *arguments)
+    path.write_bytes(fuzz.encapsulated(path.read_bytes(), syntax, frame))
+    assert set(refusal(path)) == {"E02"}
+
+
+def test_tiles_of_one_pixel_and_a_second_frame_header_are_refused(
+    write: Writer, fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    path = write("PA")
+    sound = path.read_bytes()
+    rows, columns = pydicom.dcmread(path).pixel_array.shape
+    jpeg = fuzz.jpeg_codestream(rows, columns)
+    twice = jpeg[:15] + fuzz.jpeg_codestream(65535, 65535)[2:]
+    for syntax, frame in ((J2K, fuzz.j2k_codestream(rows, columns, 1)), (JPEG, twice)):
+        path.write_bytes(fuzz.encapsulated(sound, syntax, frame))
+        assert set(refusal(path)) == {"E02"}
+
+
+def test_a_run_length_bomb_is_not_unpacked(
+    write: Writer, fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("decoded"))
+    path = write("PA")
+    body = b"\x81\0" * 500_000
+    frame = struct.pack("<16I", 2, 64, 64 + len(body), *([0] * 13)) + body * 2
+    path.write_bytes(fuzz.encapsulated(path.read_bytes(), str(RLELossless), frame))
+    assert set(refusal(path)) == {"E02"}
+
+
+def test_the_panic_of_a_decoder_is_a_refusal(
+    write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class PanicError(BaseException):
+        """What pyo3 raises for a panic is no Exception either."""
+
+    def panic(*_: object, **__: object) -> None:
+        raise PanicError("index out of bounds")
+
+    path = write("PA", edit=lambda dataset: dataset.compress(RLELossless))
+    read_radiograph(path)
+    monkeypatch.setattr("pydicom.pixels.pixel_array", panic)
+    assert set(refusal(path)) == {"E02"}
+
+
+def test_a_damaged_run_length_frame_is_refused(write: Writer) -> None:
+    def spoil(dataset: Dataset) -> None:
+        dataset.compress(RLELossless)
+        # The first control byte promises 128 bytes of one value, so the segment grows too long.
+        start = dataset.PixelData.index(struct.pack("<I", 2) + struct.pack("<I", 64)) + 64
+        damaged = bytearray(dataset.PixelData)
+        damaged[start : start + 40] = b"\x81\0" * 20
+        dataset.PixelData = bytes(damaged)
+
+    assert outcome(write("PA", edit=spoil)) <= {"E02", "E16"}
+
+
+@pytest.mark.parametrize("length", [5, 16])
+def test_a_deflated_bomb_is_not_inflated(write: Writer, fuzz: ModuleType, length: int) -> None:
+    path = write("PA")
+    data = fuzz.put(path.read_bytes(), fuzz.raw(0x00020010, b"UI", fuzz.DEFLATED.encode()))
+    path.write_bytes(data[:400] + fuzz._DEFLATED_ZEROS[: 1 << length])
+    assert set(refusal(path)) <= {"E01", "E02"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(65535, 65535), (70_000, 10), (10, 100_000_000), (-10, -10), (0, 5)]
+)
+def test_absurd_sizes_are_refused(write: Writer, fuzz: ModuleType, rows: int, columns: int) -> None:
+    path = write("PA")
+    data = path.read_bytes()
+    for keyword, value in (("Rows", rows), ("Columns", columns)):
+        data = fuzz.put(data, fuzz.raw(fuzz.tag_of(keyword), b"SL", struct.pack("<i", value)))
+    path.write_bytes(data)
+    assert set(refusal(path)) == {"E16"}
+
+
+def test_functional_groups_cannot_belie_the_pixels(write: Writer) -> None:
+    def belie(dataset: Dataset) -> None:
+        macro, group = Dataset(), Dataset()
+        macro.Rows, macro.Columns, macro.BitsStored = 10, 10, 1
+        group.XAXRFFrameCharacteristicsSequence = [macro]
+        dataset.SharedFunctionalGroupsSequence = [group]
+
+    plain, belied = read_radiograph(write("PA")), read_radiograph(write("PA", edit=belie))
+    assert np.array_equal(plain.pixels, belied.pixels)
+
+
+# ---- wild values
+
+
+@pytest.mark.parametrize(
+    "data", [(b"LO", b"1\\2\\x"), (b"OW", b"odd"), (b"LO", b""), (b"SQ", b""), (b"DS", b"1e39\\2")]
+)
+@pytest.mark.parametrize(
+    "descriptor", [b"3\\0\\16", b"3\\1e300\\16", b"-5\\0\\16", b"1e300\\0\\16"]
+)
+def test_a_meaningless_look_up_table_never_stops_a_run(
+    write: Writer, fuzz: ModuleType, data: tuple[bytes, bytes], descriptor: bytes
+) -> None:
+    path = write("PA", cr=True)
+    body = fuzz.raw(0x00283002, b"DS", descriptor) + fuzz.raw(0x00283006, *data)
+    item = fuzz.ITEM + struct.pack("<I", len(body)) + body
+    path.write_bytes(fuzz.put(path.read_bytes(), fuzz.raw(0x00283000, b"SQ", item)))
+    assert outcome(path, Overrides(sod=1000.0)) <= {"E16", "E24"}
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept"), [("1e308", "0"), ("1e-46", "0"), ("1", "1e20"), ("1", "-1e38")]
+)
+def test_rescaling_out_of_the_range_is_refused(write: Writer, slope: str, intercept: str) -> None:
+    path = write("PA", cr=True, RescaleSlope=slope, RescaleIntercept=intercept)
+    assert set(refusal(path, Overrides(sod=1000.0))) == {"E16"}
+
+
+@pytest.mark.parametrize("high_bit", [0, 65535])
+def test_a_wild_high_bit_is_ignored(write: Writer, high_bit: int) -> None:
+    plain = read_radiograph(write("PA", options={"bits": 12}))
+    wild = read_radiograph(write("PA", options={"bits": 12}, HighBit=high_bit))
+    assert np.array_equal(plain.pixels, wild.pixels)
+
+
+@pytest.mark.parametrize("distance", ["5e-324", "1e-300", "0.001", "1e308", "-5"])
+def test_a_wild_distance_is_refused(write: Writer, distance: str) -> None:
+    path = write("PA", cr=True, DistanceSourceToPatient=distance)
+    assert set(refusal(path)) == {"E14"}
+
+
+@pytest.mark.parametrize("radius", ["1e200", "1e308", "-1e200"])
+def test_a_wild_collimator_is_survived(write: Writer, radius: str) -> None:
+    path = write(
+        "PA",
+        CollimatorShape="CIRCULAR",
+        CenterOfCircularCollimator=["100", "90"],
+        RadiusOfCircularCollimator=radius,
+    )
+    assert read_radiograph(path).mask.mean() > 0.5
+
+
+def test_a_polygon_of_too_many_vertices_costs_nothing(write: Writer) -> None:
+    wide = np.tile([[1, 1], [200, 1], [200, 180], [1, 180]], (300, 1))
+    path = write(
+        "PA", CollimatorShape="POLYGONAL", VerticesOfThePolygonalCollimator=wide.ravel().tolist()
+    )
+    start = time.process_time()
+    assert warned(read_radiograph(path), Code.E18)
+    assert time.process_time() - start < 5
+
+
+def test_polygons_follow_the_even_odd_rule() -> None:
+    rng = np.random.default_rng(0)
+    row, column = np.arange(1, 31)[:, None], np.arange(1, 41)[None, :]
+    for _ in range(50):
+        vertices = rng.uniform(-5, 45, (rng.integers(3, 9), 2)).round(rng.integers(0, 2))
+        expected = np.zeros((30, 40), bool)
+        for (r0, c0), (r1, c1) in zip(vertices, np.roll(vertices, -1, axis=0), strict=True):
+            if r0 != r1:
+                crossing = c0 + (row - r0) * (c1 - c0) / (r1 - r0)
+                expected ^= ((row >= r0) != (row >= r1)) & (column < crossing)
+        assert np.array_equal(exposure._inside_polygon((30, 40), vertices), expected)
+
+
+# ---- texts that must go nowhere
+
+
+def test_texts_of_the_file_are_not_shown(write: Writer) -> None:
+    shown = read_radiograph(
+        write("PA", PixelSpacing=["1", "1"], PixelSpacingCalibrationType="CANARY")
+    )
+    assert warned(shown, Code.E13)
+    assert "canary" not in repr((shown.findings, shown.provenance)).lower()
+
+
+def test_identifiers_never_become_names(write: Writer, tmp_path: Path) -> None:
+    path = write("PA", name="a")
+    dataset = pydicom.dcmread(path)
+    dataset.StudyInstanceUID = dataset.SOPInstanceUID = "../../etc/x\0"
+    dataset.save_as(path)
+    (study,) = find_studies(path).studies
+    assert re.fullmatch("[0-9a-f]{16}", study.key)
+    assert len({study_key(text) for text in ("\ud800", "\udfff", "", "é")}) == 4
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_nothing_of_a_file_is_ever_run() -> None:
+    forbidden = re.compile(
+        r"(?<![\w.])(?<!def )(eval|exec|__import__)\(|\bpickle\b"
+        r"|yaml\.(load|unsafe_load|full_load)\(|allow_pickle=True|shell=True|os\.system|weights_only=False|extractall\("
+    )
+    loads = 0
+    for path in sorted((ROOT / "spider_bundle").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        assert not forbidden.search(source), path.name
+        for call in re.finditer(r"torch\.load\(([^\n]*(?:\n[^\n]*){0,3})", source):
+            loads += 1
+            assert "weights_only=True" in call.group(1).split(")\n")[0], path.name
+    assert loads >= 2
