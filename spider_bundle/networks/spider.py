@@ -44,7 +44,7 @@ class SPIDER(nn.Module):
         map_channels: Channels of the encoder's full-resolution output.
         context_channels: Channels to which its bottleneck is reduced.
         stride: Radiograph pixels per feature-map pixel.
-        exchange: Whether the views exchange their bottlenecks.
+        exchange: How the views exchange their bottlenecks: ``none``, ``mean`` or ``attention``.
         code: Code of the point: ``none``, ``fourier`` or ``hash``.
         code_options: Arguments of the code's class.
         hidden: Widths of the decoder's shared trunk.
@@ -67,7 +67,7 @@ class SPIDER(nn.Module):
         map_channels: int = 32,
         context_channels: int = 64,
         stride: int = 2,
-        exchange: bool = True,
+        exchange: str = "mean",
         code: str = "fourier",
         code_options: Mapping[str, float] | None = None,
         hidden: Sequence[int] = (256, 256, 256),
