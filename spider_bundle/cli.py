@@ -273,7 +273,7 @@ def batch(
         else:
             outcome = run_batch(options)
     except BatchError as error:
-        if error.code in (BatchCode.K01, BatchCode.P01):
+        if error.code in (BatchCode.K01, BatchCode.S01):
             raise typer.BadParameter(str(error)) from None
         typer.echo(str(error), err=True)
         another = error.code is BatchCode.R08

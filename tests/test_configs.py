@@ -26,16 +26,7 @@ from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.networks import SPIDER
 from spider_bundle.simulation import AcquisitionRanges
-
-TINY_NETWORK = {
-    "network_def::features": [8, 8, 16, 16],
-    "network_def::map_channels": 8,
-    "network_def::context_channels": 8,
-    "network_def::hidden": [16, 16],
-    "network_def::grid_spacing": 8.0,
-    "network_def::grid_shape": [32, 32, 32],
-}
-PHANTOMS = [{"case": f"phantom_{seed}", "phantom": seed} for seed in (1, 2)]
+from tests.tiny import PHANTOMS, TINY_NETWORK
 
 
 @pytest.fixture(autouse=True)

@@ -17,15 +17,10 @@ from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
 from spider_bundle.losses import JointLoss, pack_targets
 from spider_bundle.monitoring import TrainingCurves, open_summary, slice_picture
+from tests.tiny import PHANTOMS, TINY_NETWORK
 
-PHANTOMS = [{"case": f"phantom_{seed}", "phantom": seed} for seed in (1, 2)]
 TRAINING: dict[str, Any] = {
-    "network_def::features": [8, 8, 16, 16],
-    "network_def::map_channels": 8,
-    "network_def::context_channels": 8,
-    "network_def::hidden": [16, 16],
-    "network_def::grid_spacing": 8.0,
-    "network_def::grid_shape": [32, 32, 32],
+    **TINY_NETWORK,
     "image_size": 64,
     "pixel_size": 4.8,
     "points_per_case": 256,

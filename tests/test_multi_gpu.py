@@ -14,16 +14,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from spider_bundle.training import SharedRandomSampler, loading_workers
+from tests.tiny import PHANTOMS, TINY_NETWORK
 
-PHANTOMS = [{"case": f"phantom_{seed}", "phantom": seed} for seed in (1, 2)]
 ITERATIONS = 2
 SETTINGS: dict[str, Any] = {
-    "network_def::features": [8, 8, 16, 16],
-    "network_def::map_channels": 8,
-    "network_def::context_channels": 8,
-    "network_def::hidden": [16, 16],
-    "network_def::grid_spacing": 8.0,
-    "network_def::grid_shape": [32, 32, 32],
+    **TINY_NETWORK,
     "image_size": 64,
     "pixel_size": 4.8,
     "points_per_case": 256,

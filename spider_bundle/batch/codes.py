@@ -9,13 +9,12 @@ from types import MappingProxyType
 
 
 class BatchCode(StrEnum):
-    """Codes of archives (A), profiles and keys (P, K) and runs (R); see :data:`BATCH_CODES`."""
+    """Codes of archives (A), keys (K), runs (R) and site profiles (S); see :data:`BATCH_CODES`."""
 
     A01 = "A01"
     A02 = "A02"
     A03 = "A03"
     K01 = "K01"
-    P01 = "P01"
     R01 = "R01"
     R02 = "R02"
     R04 = "R04"
@@ -23,6 +22,7 @@ class BatchCode(StrEnum):
     R06 = "R06"
     R07 = "R07"
     R08 = "R08"
+    S01 = "S01"
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,6 @@ BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
             "the key file is absent, too short, or readable by others",
             "create it with --create-key-file, or chmod 600 it",
         ),
-        BatchCode.P01: BatchCodeInfo(
-            "the profile is not valid",
-            "correct the named entry",
-        ),
         BatchCode.R01: BatchCodeInfo(
             "a result could not be written",
             "see to the space and the rights of the output folder and run again",
@@ -89,6 +85,10 @@ BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
         BatchCode.R08: BatchCodeInfo(
             "another batch is working in this output folder",
             "wait for it to end, or name another output folder",
+        ),
+        BatchCode.S01: BatchCodeInfo(
+            "the profile is not valid",
+            "correct the named entry",
         ),
     }
 )

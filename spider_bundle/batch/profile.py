@@ -90,7 +90,7 @@ def read_profile(path: Path) -> Profile:
     """Read and check a profile.
 
     Raises:
-        BatchError: P01, with the entry that is wrong.
+        BatchError: S01, with the entry that is wrong.
     """
     from monai.bundle import ConfigParser  # heavy: most runs have no profile
 
@@ -98,16 +98,16 @@ def read_profile(path: Path) -> Profile:
         content = ConfigParser.load_config_file(str(path))
     except Exception as error:  # each parser has its own; their text quotes the file
         message = f"the profile is not readable YAML or JSON ({type(error).__name__})"
-        raise BatchError(BatchCode.P01, message) from None
+        raise BatchError(BatchCode.S01, message) from None
     if not isinstance(content, Mapping):
-        raise BatchError(BatchCode.P01, "the profile is not a mapping with version and rules")
+        raise BatchError(BatchCode.S01, "the profile is not a mapping with version and rules")
     unknown = sorted(map(str, set(content) - {"version", "rules"}))
     if unknown or content.get("version") != VERSION:
         message = f"unknown entries {unknown}" if unknown else f"version must be {VERSION}"
-        raise BatchError(BatchCode.P01, message)
+        raise BatchError(BatchCode.S01, message)
     rules = content.get("rules")
     if not isinstance(rules, Sequence) or isinstance(rules, str):
-        raise BatchError(BatchCode.P01, "rules must be a list")
+        raise BatchError(BatchCode.S01, "rules must be a list")
     return Profile(tuple(_rule(number, entry) for number, entry in enumerate(rules, 1)))
 
 
@@ -127,5 +127,5 @@ def _rule(number: int, entry: Any) -> Rule:
             raise ValueError("allow_secondary_capture cannot be stated in a profile")
         PairOverrides.from_mapping(overrides)
     except (TypeError, ValueError) as error:
-        raise BatchError(BatchCode.P01, f"rule {number} of the profile: {error}") from None
+        raise BatchError(BatchCode.S01, f"rule {number} of the profile: {error}") from None
     return Rule({name: str(pattern).upper() for name, pattern in match.items()}, dict(overrides))

@@ -192,7 +192,7 @@ def run_batch(options: BatchOptions) -> Outcome:
         How it ended.
 
     Raises:
-        BatchError: K01, P01, R02 or R08.
+        BatchError: K01, S01, R02 or R08.
         FileNotFoundError: There is no bundle, or there are no weights.
         OSError: The output folder cannot be written to.
     """

@@ -104,7 +104,7 @@ RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
 def test_wrong_profiles_are_told(content: Any, word: str, tmp_path: Path) -> None:
     path = tmp_path / "site.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(BatchError, match=f"P01.*{word}"):
+    with pytest.raises(BatchError, match=f"S01.*{word}"):
         read_profile(path)
 
 
