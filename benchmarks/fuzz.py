@@ -250,7 +250,13 @@ NUMBERS = [
 ]
 TEXTS = [
     *(CANARY.encode(), b"", b" ", b"\\", b"\\".join([CANARY.encode()] * 3), b"A" * 60000),
-    *(b"../../../etc/passwd", b"/etc/x", b"..\\..\\x", b"__import__('os').system('x')", b"%s%n{0}"),
+    *(
+        b"../../../etc/passwd",
+        b"/nowhere/x",
+        b"..\\..\\x",
+        b"__import__('os').system('x')",
+        b"%s%n{0}",
+    ),
     *(
         b"\xff\xfe\xfd",
         b"\x1b$B\x1b(J",
@@ -609,7 +615,9 @@ def make_archive(rng: random.Random, pairs: list[tuple[str, Pair]], folder: Path
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as z:
         for index, file in enumerate(files):
-            prefix = rng.choice(("", "../../", "/etc/", "C:\\", "a/" * 500, "..\\", "\u202e", "~/"))
+            prefix = rng.choice(
+                ("", "../../", "/nowhere/", "C:\\", "a/" * 500, "..\\", "\u202e", "~/")
+            )
             z.writestr(f"{prefix}{index}.dcm", file)
         if rng.random() < 0.1:
             z.writestr("bomb", bytes(8 << 20), zipfile.ZIP_DEFLATED)
