@@ -1,0 +1,5 @@
+"""`python -m spider_bundle.cli`, where the `spider` program is not on the path."""
+
+from spider_bundle.cli import app
+
+app()

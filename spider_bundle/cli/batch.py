@@ -1,0 +1,139 @@
+"""`spider batch`: every study of a spool, unattended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spider_bundle.cli.ends import EXIT_FAILED, bad_usage, fail, written
+from spider_bundle.cli.options import (
+    BundleRoot,
+    CreateKeyFile,
+    Device,
+    Dicom,
+    Html,
+    KeepIdentity,
+    KeyFile,
+    Mesh,
+    Precision,
+    Shape,
+    Spacing,
+    Weights,
+    check_extras,
+    computation,
+)
+
+
+def batch(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INPUT",
+            help="Folder with studies and zip archives, a zip archive, or a DICOMDIR.",
+            exists=True,
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder for the results.", file_okay=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and what is refused; no more.")
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Wait for further studies until SIGTERM.")
+    ] = False,
+    quiet_seconds: Annotated[
+        float, typer.Option(help="Take a study when unchanged for so long (--watch).", min=0)
+    ] = 30.0,
+    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    device: Device = "",
+    precision: Precision = "auto",
+    spacing: Spacing = 2.0,
+    shape: Shape = 128,
+    limit: Annotated[int | None, typer.Option(help="Most studies to take.", min=1)] = None,
+    on_error: Annotated[str, typer.Option(help="continue or stop.")] = "continue",
+    time_limit: Annotated[
+        float, typer.Option(help="Seconds that one study may take.", min=1)
+    ] = 600.0,
+    min_free: Annotated[
+        float, typer.Option(help="Start no study with less free space, MiB.", min=0)
+    ] = 512.0,
+    dicom: Dicom = False,
+    mesh: Mesh = False,
+    html: Html = False,
+    keep_identity: KeepIdentity = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="The site's overrides, YAML or JSON.", exists=True, dir_okay=False),
+    ] = None,
+    key_file: KeyFile = None,
+    create_key_file: CreateKeyFile = False,
+    weights: Weights = None,
+    config_file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Config on top of inference.json; may be repeated.", exists=True, dir_okay=False
+        ),
+    ] = None,
+    bundle_root: BundleRoot = None,
+) -> None:
+    """Reconstruct every study of INPUT into OUTPUT, unattended; run again to go on.
+
+    Exit codes: 0 all done, 1 failures, 2 bad usage, 3 refused studies or none found, 4 stopped
+    before the end. How each study ended is in OUTPUT/manifest.jsonl.
+    """
+    from spider_bundle.batch.codes import BatchCode, BatchError
+    from spider_bundle.batch.runner import EXIT_UNFINISHED, BatchOptions, plan_batch, run_batch
+
+    with bad_usage():
+        if on_error not in ("continue", "stop"):
+            raise ValueError(f"--on-error takes continue or stop, got {on_error!r}")
+        if create_key_file and key_file is None:
+            raise ValueError("--create-key-file needs --key-file")
+        computation(device, precision)
+        check_extras(dicom, mesh, keep_identity)
+        options = BatchOptions(
+            source,
+            output,
+            spacing=spacing,
+            shape=shape,
+            device=device,
+            precision=precision,
+            weights=weights,
+            jobs=jobs,
+            limit=limit,
+            stop_on_error=on_error == "stop",
+            time_limit=time_limit,
+            profile=profile,
+            key_file=key_file,
+            create_key_file=create_key_file,
+            dry_run=dry_run,
+            watch=watch,
+            quiet_seconds=quiet_seconds,
+            min_free_mib=min_free,
+            dicom=dicom,
+            mesh=mesh,
+            html=html,
+            keep_identity=keep_identity,
+            config_files=config_file or (),
+            bundle_root=bundle_root,
+        )
+    try:
+        with written(
+            "the batch could not go on",
+            "see to the space and the rights of the output folder and run again; what is done "
+            "stays",
+        ):
+            if dry_run:
+                plan = plan_batch(options)
+                typer.echo("\n".join(plan.lines()))
+                outcome = plan.outcome
+            else:
+                outcome = run_batch(options)
+    except BatchError as error:
+        if error.code in (BatchCode.K01, BatchCode.S01):
+            raise typer.BadParameter(str(error)) from None
+        fail(str(error), EXIT_UNFINISHED if error.code is BatchCode.R08 else EXIT_FAILED)
+    typer.echo(", ".join(f"{number} {name}" for name, number in outcome.counts.items() if number))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)

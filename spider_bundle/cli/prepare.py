@@ -1,0 +1,68 @@
+"""`spider prepare`: CT scans to head cases."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, written
+
+
+def prepare(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with CT scans: DICOM series, NIfTI.", exists=True, file_okay=False
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the head cases.", file_okay=False, writable=True)
+    ],
+    spacing: Annotated[float, typer.Option(help="Voxel size, mm.", min=0.25)] = 4.0,
+    size: Annotated[float, typer.Option(help="Side of the cube, mm.", min=64, max=1024)] = 256.0,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the patients that validate.", min=0, max=1)
+    ] = 0.15,
+    contours: Annotated[
+        str, typer.Option(help="Name of the mandible's segmentation beside a scan.")
+    ] = "{stem}_mandible.nii.gz",
+    isocentres: Annotated[
+        Path | None,
+        typer.Option(help="Stated isocentres, JSON or CSV.", exists=True, dir_okay=False),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression of the patient in the path of NIfTI files.")
+    ] = "",
+) -> None:
+    """Prepare every CT scan below a folder as a head case for training and evaluation.
+
+    Finished scans are skipped, so a run that was cut can be started again.
+    """
+    from spider_bundle.cases.folder import PrepareOptions, prepare_folder, read_isocentres
+    from spider_bundle.radiographs.pair import PUBLIC_KEY
+
+    with (
+        bad_usage(),
+        written(
+            "the cases could not be written",
+            "see to the space and the rights of the output folder and run again; finished scans "
+            "stay",
+        ),
+    ):
+        key = os.environ.get("SPIDER_SITE_KEY") or PUBLIC_KEY
+        options = PrepareOptions(
+            spacing, size, validation_share, contours, patient_pattern or None, key
+        )
+        stated = read_isocentres(isocentres) if isocentres else None
+        outcome = prepare_folder(folder, output, options, isocentres=stated, progress=True)
+    typer.echo(
+        f"{len(outcome.prepared)} prepared, {len(outcome.rejected)} rejected "
+        f"({outcome.skipped} were done before); results in {output}"
+    )
+    if outcome.failed:
+        raise typer.Exit(EXIT_FAILED)
+    if outcome.rejected or not outcome.prepared:
+        raise typer.Exit(EXIT_REFUSED)
