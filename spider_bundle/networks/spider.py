@@ -14,28 +14,20 @@ folded path; both give the same numbers.
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from spider_bundle.geometry import (
-    Grid,
-    ViewPosition,
-    dehomogenise,
-    isocentric_view,
-    project_points,
-)
+from spider_bundle.geometry import dehomogenise, project_points
+from spider_bundle.networks.biplanar import CHUNK, BiplanarNetwork
 from spider_bundle.networks.codes import make_code
 from spider_bundle.networks.decoder import ImplicitDecoder
 from spider_bundle.networks.encoder import ViewEncoder
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
 
-_CHUNK = 131072
-"""Points of a grid decoded at a time."""
 _CPU_CHUNK = 8192
-"""The same on CPUs: a hidden layer takes 4 MiB in bfloat16 and stays in the caches."""
+"""Points decoded at a time on CPUs: a hidden layer, 4 MiB in bfloat16, stays in the caches."""
 
 
-class SPIDER(nn.Module):
+class SPIDER(BiplanarNetwork):
     """Structure-preferential implicit network for two radiographs.
 
     Args:
@@ -55,11 +47,6 @@ class SPIDER(nn.Module):
         grid_shape: Voxels of the default output grid.
     """
 
-    nominal_projection: torch.Tensor
-    grid_x: torch.Tensor
-    grid_y: torch.Tensor
-    grid_z: torch.Tensor
-
     def __init__(
         self,
         num_classes: int = 6,
@@ -77,9 +64,7 @@ class SPIDER(nn.Module):
         grid_spacing: float = 2.0,
         grid_shape: Sequence[int] = (128, 128, 128),
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.chunk = _CHUNK
+        super().__init__(num_classes, image_size, pixel_size, grid_spacing, grid_shape)
         self.cpu_chunk = _CPU_CHUNK
         self.stride = stride
         self.encoder = ViewEncoder(features, map_channels, context_channels, stride, exchange)
@@ -88,37 +73,6 @@ class SPIDER(nn.Module):
         self.decoder = ImplicitDecoder(
             self.view_channels + self.code.out_channels, hidden, branch, num_classes
         )
-        x, y, z = Grid.centred(grid_spacing, grid_shape).axes()
-        nominal = nominal_projection(image_size, pixel_size)
-        self.register_buffer("nominal_projection", nominal, persistent=False)
-        self.register_buffer("grid_x", torch.from_numpy(x).float(), persistent=False)
-        self.register_buffer("grid_y", torch.from_numpy(y).float(), persistent=False)
-        self.register_buffer("grid_z", torch.from_numpy(z).float(), persistent=False)
-
-    def forward(
-        self,
-        image: torch.Tensor,
-        projection: torch.Tensor | None = None,
-        points: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Reconstruct points or the default grid.
-
-        Args:
-            image: Normalised radiographs, frontal and lateral, shape ``(B, 2, H, W)``.
-            projection: LPS mm to (column, row) pixels of ``image``, shape ``(B, 2, 3, 4)``; the
-                nominal geometry if not given.
-            points: LPS mm, shape ``(B, P, 3)``; the default grid if not given.
-
-        Returns:
-            Class logits of the K labels, then the normalised intensity: ``(B, P, K + 1)`` for
-            points, ``(B, K + 1, X, Y, Z)`` for the grid.
-        """
-        if projection is None:
-            projection = self.nominal_projection[None].expand(image.shape[0], -1, -1, -1)
-        maps = self.encode(image)
-        if points is not None:
-            return self.decode(maps, projection, points)
-        return self.decode_grid(maps, projection, self.grid_x, self.grid_y, self.grid_z, self.chunk)
 
     @torch.jit.export
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -151,7 +105,7 @@ class SPIDER(nn.Module):
         x: torch.Tensor,
         y: torch.Tensor,
         z: torch.Tensor,
-        chunk: int = _CHUNK,
+        chunk: int = CHUNK,
     ) -> torch.Tensor:
         """Decode an axis-aligned grid with the first layer folded into the feature maps.
 
@@ -237,31 +191,3 @@ class SPIDER(nn.Module):
             code = self.code.axis_code(axis, values)
             rows.append(F.linear(code, weight[axis], bias if axis == 0 else None))
         return torch.cat(rows)
-
-
-def nominal_projection(
-    image_size: int = 256, pixel_size: float = 1.2, sod: float = 1000.0, sdd: float = 1150.0
-) -> torch.Tensor:
-    """Projection matrices of a PA and left-lateral pair with an ordinary skull-stand geometry.
-
-    Args:
-        image_size: Rows and columns.
-        pixel_size: Pixel size at the isocentre, mm.
-        sod: Distance from the source to the isocentre, mm.
-        sdd: Distance from the source to the detector, mm.
-
-    Returns:
-        Shape ``(2, 3, 4)``, float64: frontal, lateral.
-    """
-    pitch = pixel_size * sdd / sod
-    views = [
-        isocentric_view(
-            position,
-            sod=sod,
-            sdd=sdd,
-            spacing=(pitch, pitch),
-            shape=(image_size, image_size),
-        )
-        for position in (ViewPosition.PA, ViewPosition.LL)
-    ]
-    return torch.stack([torch.from_numpy(view.matrix) for view in views])

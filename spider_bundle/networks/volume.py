@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from spider_bundle.geometry import Grid
-from spider_bundle.networks.spider import nominal_projection
-
-_CHUNK = 131072
+from spider_bundle.networks.biplanar import CHUNK, BiplanarNetwork
 
 
-class VolumeNetwork(nn.Module):
+class VolumeNetwork(BiplanarNetwork):
     """A network that predicts logits and intensity on a lattice centred on the isocentre.
 
     A derived class says what :meth:`encode` finds in the radiographs and how :meth:`volume` makes
@@ -35,10 +32,6 @@ class VolumeNetwork(nn.Module):
         grid_shape: Voxels of the default output grid.
     """
 
-    nominal_projection: torch.Tensor
-    grid_x: torch.Tensor
-    grid_y: torch.Tensor
-    grid_z: torch.Tensor
     lattice_first: torch.Tensor
     lattice_last: torch.Tensor
 
@@ -52,26 +45,11 @@ class VolumeNetwork(nn.Module):
         grid_spacing: float,
         grid_shape: int | Sequence[int],
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.chunk = _CHUNK
+        super().__init__(num_classes, image_size, pixel_size, grid_spacing, grid_shape)
         self.lattice = Grid.centred(lattice_spacing, lattice_shape)
         ends = torch.stack([torch.from_numpy(a[[0, -1]]).float() for a in self.lattice.axes()])
-        x, y, z = (
-            torch.from_numpy(a).float() for a in Grid.centred(grid_spacing, grid_shape).axes()
-        )
-        self.register_buffer(
-            "nominal_projection", nominal_projection(image_size, pixel_size), persistent=False
-        )
-        self.register_buffer("grid_x", x, persistent=False)
-        self.register_buffer("grid_y", y, persistent=False)
-        self.register_buffer("grid_z", z, persistent=False)
         self.register_buffer("lattice_first", ends[:, 0].clone(), persistent=False)
         self.register_buffer("lattice_last", ends[:, 1].clone(), persistent=False)
-
-    def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """What the radiographs ``(B, 2, H, W)`` say without their geometry; batch first."""
-        raise NotImplementedError
 
     def volume(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
         """The volume on the lattice.
@@ -85,44 +63,10 @@ class VolumeNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(
-        self,
-        image: torch.Tensor,
-        projection: torch.Tensor | None = None,
-        points: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Reconstruct points or the default grid.
-
-        Args:
-            image: Normalised radiographs, frontal and lateral, shape ``(B, 2, H, W)``.
-            projection: LPS mm to (column, row) pixels of ``image``, shape ``(B, 2, 3, 4)``; the
-                nominal geometry if not given.
-            points: LPS mm, shape ``(B, P, 3)``; the default grid if not given.
-
-        Returns:
-            Class logits of the K labels, then the normalised intensity: ``(B, P, K + 1)`` for
-            points, ``(B, K + 1, X, Y, Z)`` for the grid.
-        """
-        if projection is None:
-            projection = self.nominal_projection[None].expand(image.shape[0], -1, -1, -1)
-        maps = self.encode(image)
-        if points is not None:
-            return self.decode(maps, projection, points)
-        return self.decode_grid(maps, projection, self.grid_x, self.grid_y, self.grid_z, self.chunk)
-
     def decode(
         self, maps: torch.Tensor, projection: torch.Tensor, points: torch.Tensor
     ) -> torch.Tensor:
-        """Values at any points.
-
-        Args:
-            maps: From :meth:`encode`.
-            projection: As in :meth:`forward`.
-            points: LPS mm, shape ``(B, P, 3)``.
-
-        Returns:
-            Shape ``(B, P, K + 1)``, float32.
-        """
+        """Values at any points, see :meth:`BiplanarNetwork.decode`."""
         return self._sample(self.volume(maps, projection), points)
 
     def decode_grid(
@@ -132,21 +76,9 @@ class VolumeNetwork(nn.Module):
         x: torch.Tensor,
         y: torch.Tensor,
         z: torch.Tensor,
-        chunk: int = _CHUNK,
+        chunk: int = CHUNK,
     ) -> torch.Tensor:
-        """Values on an axis-aligned grid.
-
-        Args:
-            maps: From :meth:`encode`.
-            projection: As in :meth:`forward`.
-            x: LPS mm of the grid along x, shape ``(X,)``; ``y`` and ``z`` alike.
-            y: Shape ``(Y,)``.
-            z: Shape ``(Z,)``.
-            chunk: Points read at a time at most, in whole planes of equal x.
-
-        Returns:
-            Shape ``(B, K + 1, X, Y, Z)``, float32.
-        """
+        """Values on a grid, in whole planes of equal x; see :meth:`BiplanarNetwork.decode_grid`."""
         volume = self.volume(maps, projection)
         b, c = volume.shape[:2]
         x, y, z = (axis.to(volume.device) for axis in (x, y, z))
