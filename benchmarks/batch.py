@@ -3,7 +3,8 @@
 The studies are random analytic heads as DICOM pairs. First the network alone reconstructs each of
 them, one after the other, in a process of its own; then the batch does everything. The overhead is
 the time of the batch, from the first study that a worker reads to the last that is on disk, over
-the sum of the network's times, less one. Memory is the resident set of runner and workers together.
+the sum of the network's times, less one. Both are wall times, so nothing else may run meanwhile.
+Memory is the resident set of runner and workers together.
 
     python benchmarks/batch.py --studies 100 --folder batch_benchmark
 """
@@ -40,9 +41,10 @@ def main() -> None:
     if options.network_alone:
         print(network_seconds(options))
         return
-    source, output = options.folder / "in", options.folder / "out"
+    source, output = inputs(options), options.folder / "out"
     write_studies(source, options)
     shutil.rmtree(output, ignore_errors=True)
+    load = os.getloadavg()[0]
     network = [float(x) for x in alone(options).split()]
     memory: list[tuple[float, float]] = []
     watching = threading.Event()
@@ -61,7 +63,8 @@ def main() -> None:
     print(
         f"{cores} CPU cores, torch {torch.__version__}, Python {platform.python_version()}; "
         f"{options.studies} studies of {options.pixels} x {options.pixels} pixels, "
-        f"{options.shape} voxels of {options.spacing} mm along each axis\n"
+        f"{options.shape} voxels of {options.spacing} mm along each axis; "
+        f"load before the first measurement {load:.1f}\n"
     )
     print("| network alone, s per study | batch, s per study | overhead | start and checks, s |")
     print("|---|---|---|---|")
@@ -93,6 +96,11 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def inputs(options: argparse.Namespace) -> Path:
+    """Folder of exactly these studies, which later runs find there."""
+    return Path(options.folder) / f"in_{options.studies}_{options.pixels}"
+
+
 def write_studies(source: Path, options: argparse.Namespace) -> None:
     """Write the studies that are not there yet."""
     for number in range(options.studies):
@@ -106,8 +114,9 @@ def write_studies(source: Path, options: argparse.Namespace) -> None:
 
 def alone(options: argparse.Namespace) -> str:
     """Run the network alone in another process, with the same arguments."""
-    size = ["--shape", str(options.shape), "--spacing", str(options.spacing)]
-    command = [sys.executable, __file__, "--network-alone", "--folder", str(options.folder), *size]
+    names = ("folder", "studies", "pixels", "shape", "spacing")
+    same = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
+    command = [sys.executable, __file__, "--network-alone", *same]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
@@ -115,7 +124,7 @@ def network_seconds(options: argparse.Namespace) -> str:
     """Seconds of the network for each study, from images that are in memory."""
     workflow = inference_workflow(
         {
-            "dataset_dir": str(options.folder / "in"),
+            "dataset_dir": str(inputs(options)),
             "output_dir": str(options.folder / "alone"),
             "shape": options.shape,
             "spacing": options.spacing,

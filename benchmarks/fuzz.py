@@ -4,9 +4,10 @@
 
 Every case spoils a small synthetic study (or a real file below SPIDER_DATA, where there is one)
 in a way drawn from seed and number, and takes it through finding, header checks, decoding, pairing
-and the network's input. Workers run under an address-space bound; one that takes too long counts
-as a hang, one that dies as a crash. Anything but an image or a refusal with a code is a defect:
-the exit code is 1, and ``--only NUMBER`` repeats a case with its traceback.
+and the network's input; archives and DICOMDIR file-sets go through the intake of a batch. Workers
+run under an address-space bound; one that takes too long counts as a hang, one that dies as a
+crash. Anything but an image or a refusal with a code is a defect: the exit code is 1, and ``--only
+NUMBER`` repeats a case with its traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -36,10 +37,19 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import Dataset
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MediaStorageDirectoryStorage,
+    RLELossless,
+)
 
-from spider_bundle.batch.intake import Intake
+from spider_bundle.batch.child import Child, bound_memory
+from spider_bundle.batch.codes import BatchCode
+from spider_bundle.batch.intake import EXAMINERS, Intake
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
 from spider_bundle.radiographs.errors import RadiographError
 from spider_bundle.radiographs.identity import read_source_identity
@@ -575,17 +585,32 @@ class DefectError(Exception):
     """An outcome that no file may have, though nothing was raised."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """Files to read.
+
+    Attributes:
+        what: What it is.
+        overrides: Those to read the pair with.
+        source: What the intake is to be given, in place of reading a pair.
+    """
+
+    what: str
+    overrides: dict[str, Any] = field(default_factory=dict)
+    source: Path | None = None
+
+
 def make_case(
     number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], folder: Path
-) -> tuple[str, dict[str, Any] | None]:
-    """Write the files of a case.
-
-    Returns:
-        What it is, and the overrides to read it with; None if it is an archive.
-    """
+) -> Case:
+    """Write the files of a case."""
     rng = random.Random(f"{seed}/{number}")
-    if rng.random() < 0.05:
-        return make_archive(rng, pairs, folder), None
+    kind = rng.random()
+    if kind < 0.05:
+        return Case(make_archive(rng, pairs, folder), source=folder)
+    if kind < 0.1:
+        what = make_medium(rng, pairs, folder)
+        return Case(what, source=rng.choice((folder, folder / "DICOMDIR")))
     name, (frontal, lateral) = rng.choice(pairs)
     if reals and rng.random() < 0.02:
         name, frontal = "real", rng.choice(reals)
@@ -606,7 +631,70 @@ def make_case(
     if rng.random() < 0.25:
         overrides |= {"sod": 1000, "sdd": 1200, "pitch": 2.0, "log_scale": 6553.5}
         overrides |= {"frontal": {"view": "PA"}, "lateral": {"view": "LL"}}
-    return f"{name}: {', '.join(done)}", overrides
+    return Case(f"{name}: {', '.join(done)}", overrides)
+
+
+FILE_IDS: list[list[str]] = [
+    *(["IMAGES", "IM1"], ["IMAGES", "IM2"], ["images", "im1"], ["IMAGES"], ["IMAGES", "IM9"]),
+    *(["..", "OUTSIDE", "IM1"], ["IMAGES", "..", "..", "OUTSIDE", "IM1"], ["../OUTSIDE/IM1"]),
+    *(
+        ["/etc/passwd"],
+        ["", "etc", "passwd"],
+        ["C:\\x"],
+        ["."],
+        ["LINK", "IM1"],
+        ["FILE"],
+        ["LOOP"],
+    ),
+    *(["A" * 5000], ["A"] * 300, ["\0"], ["DICOMDIR"], [CANARY], ["~", "x"], [" "]),
+]
+_SPOIL_DIRECTORY = [flip, flip, truncate, splice, edit_element, edit_element, sequences, wild_text]
+
+
+def make_medium(rng: random.Random, pairs: list[tuple[str, Pair]], folder: Path) -> str:
+    """Write a file-set whose directory names what it likes: absent files, others, circles."""
+    (name, files), (_, others) = rng.choice(pairs), rng.choice(pairs)
+    outside = folder.parent / "OUTSIDE"
+    for place, pair in ((folder / "IMAGES", files), (outside, others)):
+        place.mkdir()
+        for number, file in enumerate(pair, 1):
+            (place / f"IM{number}").write_bytes(file)
+    (folder / "LINK").symlink_to(outside, target_is_directory=True)
+    (folder / "LOOP").symlink_to(folder / "LOOP")
+    (folder / "FILE").symlink_to(outside / "IM1")
+    records = []
+    for file_id in [*FILE_IDS[:2], *rng.choices(FILE_IDS, k=rng.choice((0, 1, 3)))]:
+        record = Dataset()
+        record.OffsetOfTheNextDirectoryRecord = rng.choice((0, 0, 1, 380, 0xFFFFFFFF))
+        record.RecordInUseFlag = rng.choice((0, 0xFFFF))
+        record.OffsetOfReferencedLowerLevelDirectoryEntity = rng.choice((0, 380, 2**31))
+        record.DirectoryRecordType = rng.choice(("IMAGE", "PATIENT", "x"))
+        record.ReferencedFileID = file_id
+        if rng.random() < 0.1:
+            record.DirectoryRecordSequence = [Dataset()]
+        records.append(record)
+    directory = folder / "DICOMDIR"
+    write_directory(directory, records * rng.choice((1, 1, 1, 200)))
+    if rng.random() < 0.2:
+        return f"medium of {name}"
+    spoil = rng.choice(_SPOIL_DIRECTORY)
+    data = directory.read_bytes()
+    if rng.random() < 0.1:  # deflated, with or without what that asks for
+        data = put(data, raw(0x00020010, b"UI", DEFLATED.encode()))
+    directory.write_bytes(spoil(rng, data))
+    return f"medium of {name}: {spoil.__name__}"
+
+
+def write_directory(path: Path, records: list[Dataset]) -> None:
+    """Write a DICOMDIR of such records, whatever they hold."""
+    directory = Dataset()
+    directory.file_meta = FileMetaDataset()
+    directory.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    directory.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    directory.FileSetID = "FUZZ"
+    directory.DirectoryRecordSequence = records
+    directory.save_as(path, enforce_file_format=True)
 
 
 def make_archive(rng: random.Random, pairs: list[tuple[str, Pair]], folder: Path) -> str:
@@ -677,64 +765,69 @@ def _check_messages(messages: list[str]) -> None:
             raise DefectError("a message without bounds")
 
 
-def read_archive(folder: Path) -> str:
-    """Find the studies of an archive: how many, or codes of the refusals."""
-    with tempfile.TemporaryDirectory(dir=folder.parent) as workspace:
-        before = sorted(p.name for p in folder.parent.iterdir())
-        found = Intake(folder, Path(workspace), KEY).find()
+def read_input(source: Path, child: Child) -> str:
+    """Find the studies of an archive or a medium: ``read``, or codes of the refusals.
+
+    Raises:
+        DefectError: What was done or came out is not sound.
+    """
+    parent = source.parent.parent if source.is_file() else source.parent
+    with tempfile.TemporaryDirectory(dir=parent) as workspace:
+        before = sorted(p.name for p in parent.iterdir())
+        intake = Intake(source, Path(workspace), KEY, child=child)
+        found = intake.find()
         names = [p.name for p in Path(workspace).rglob("*") if p.is_file()]
         if not all(name.isdigit() for name in names):
             raise DefectError("a name out of the archive was used")
-        if sorted(p.name for p in folder.parent.iterdir()) != before:
+        if sorted(p.name for p in parent.iterdir()) != before:
             raise DefectError("something was written outside of the workspace")
+        read = [path.resolve() for job in found.jobs for path in job.files]
+        if source.is_file() and not all(p.is_relative_to(source.parent.resolve()) for p in read):
+            raise DefectError("a file outside of the medium was read")
+    _check_messages([fact["message"] for r in found.refusals for fact in r.findings])
     codes = sorted({code for refusal in found.refusals for code in refusal.codes})
+    if BatchCode.A04 in codes:
+        raise DefectError("the process that reads headers hung, died or failed")
     return "read" if found.jobs else f"refused {'+'.join(codes) or 'as no study'}"
 
 
 def run_case(
-    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes]
+    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], child: Child
 ) -> tuple[str, str]:
     """Outcome of a case and what it is."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "in")
         folder.mkdir()
-        what, overrides = make_case(number, seed, pairs, reals, folder)
+        case = make_case(number, seed, pairs, reals, folder)
         try:
-            done = read_archive(folder) if overrides is None else read_case(folder, overrides)
+            if case.source:
+                return read_input(case.source, child), case.what
+            return read_case(folder, case.overrides), case.what
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a decoder's panic is no Exception
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            ours = [
-                f
-                for f in traceback.extract_tb(error.__traceback__)
-                if "spider_bundle" in f.filename
-            ]
-            place = ours[-1] if ours else last
+            frames = traceback.extract_tb(error.__traceback__)
+            ours = [frame for frame in frames if "spider_bundle" in frame.filename]
+            place = (ours or frames)[-1]
             at = f"{Path(place.filename).name}:{place.lineno} {place.name}"
-            return f"uncoded {type(error).__name__} {at} {str(error)[:80]}", what
-        return done, what
-
-
-def bound_memory(extra: int) -> None:
-    """Bound the address space of this process to what it has and ``extra`` bytes more."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + extra
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+            return f"uncoded {type(error).__name__} {at} {str(error)[:80]}", case.what
 
 
 def work(connection: Connection, seed: int, extra: int) -> None:
     """Run the cases that the connection names until it says None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pairs, reals = sound_pairs(), real_files()
-    run_case(-1, seed, pairs, reals)  # loads what is loaded late
+    pairs, reals, child = sound_pairs(), real_files(), Child(EXAMINERS, extra)
+    run_case(-1, seed, pairs, reals, child)  # loads what is loaded late
     bound_memory(extra)
     connection.send(None)
-    while (number := connection.recv()) is not None:
-        before = time.process_time()
-        outcome = run_case(number, seed, pairs, reals)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        connection.send((*outcome, peak, time.process_time() - before))
+    try:
+        while (number := connection.recv()) is not None:
+            before = time.process_time()
+            outcome = run_case(number, seed, pairs, reals, child)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            connection.send((*outcome, peak, time.process_time() - before))
+    finally:
+        child.close()
 
 
 @dataclass
@@ -753,9 +846,17 @@ def main() -> None:
     if options.only is not None:
         pairs, reals = sound_pairs(), real_files()
         folder = Path(tempfile.mkdtemp())
-        what, overrides = make_case(options.only, options.seed, pairs, reals, folder)
-        print(what, overrides, folder)
-        print(read_archive(folder) if overrides is None else read_case(folder, overrides))
+        (folder / "in").mkdir()
+        case = make_case(options.only, options.seed, pairs, reals, folder / "in")
+        print(case, folder)
+        child = Child(EXAMINERS)
+        done = (
+            read_input(case.source, child)
+            if case.source
+            else read_case(folder / "in", case.overrides)
+        )
+        child.close()
+        print(done)
         return
     start = time.monotonic()
     counts: Counter[str] = Counter()
@@ -764,13 +865,12 @@ def main() -> None:
     numbers = iter(range(options.count))
     scratch = tempfile.mkdtemp(prefix="fuzz")
     os.environ["TMPDIR"] = scratch
-    slowest, peak, asked = 0.0, 0, 0
+    os.environ["RUST_BACKTRACE"] = "0"  # a decoder's panic is told by its finding
+    slowest, spent, peak, asked = 0.0, 0.0, 0, 0
 
     def started() -> Worker:
         ours, theirs = context.Pipe()
-        process = context.Process(
-            target=work, args=(theirs, options.seed, options.memory << 20), daemon=True
-        )
+        process = context.Process(target=work, args=(theirs, options.seed, options.memory << 20))
         process.start()
         theirs.close()
         return Worker(process, ours, None, time.monotonic() + 300)
@@ -799,6 +899,7 @@ def main() -> None:
                     else:
                         noted(result[0], worker.number, result[1])
                         slowest = max(slowest, result[3])
+                        spent += result[3]
                         peak = max(peak, result[2])
                     more = now - start < options.limit
                     worker.number = next(numbers, None) if more else None
@@ -826,6 +927,7 @@ def main() -> None:
         **{kind: groups[kind] for kind in ("read", "refused", "uncoded", "crash", "hang")},
         "codes": dict(counts.most_common()),
         "slowest_cpu_s": round(slowest, 2),
+        "mean_cpu_s": round(spent / max(sum(counts.values()), 1), 4),
         "peak_mb": peak // 1024,
         "seconds": round(time.monotonic() - start),
         "defects": {k: [len(v), *v[:5]] for k, v in defects.items()},

@@ -16,8 +16,8 @@ _BLOCK = 1 << 20
 _ENCRYPTED = 0x1
 _END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
 _END_BYTES = 22 + 65535
-_DIRECTORY_BYTES = 32 << 20
-"""Largest table of contents, which is read into memory as a whole."""
+_DIRECTORY_BYTES = 4 << 20
+"""Largest table of contents, which is read into memory as a whole and takes ten times as much."""
 _RATIO_FROM = 1 << 20
 """Bytes from which the compression of a member is looked at: short ones compress by chance."""
 

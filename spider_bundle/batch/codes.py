@@ -9,11 +9,12 @@ from types import MappingProxyType
 
 
 class BatchCode(StrEnum):
-    """Codes of archives (A), keys (K), runs (R) and site profiles (S); see :data:`BATCH_CODES`."""
+    """Codes of inputs (A), keys (K), runs (R) and site profiles (S); see :data:`BATCH_CODES`."""
 
     A01 = "A01"
     A02 = "A02"
     A03 = "A03"
+    A04 = "A04"
     K01 = "K01"
     R01 = "R01"
     R02 = "R02"
@@ -22,6 +23,9 @@ class BatchCode(StrEnum):
     R06 = "R06"
     R07 = "R07"
     R08 = "R08"
+    R09 = "R09"
+    R10 = "R10"
+    R11 = "R11"
     S01 = "S01"
 
 
@@ -51,6 +55,10 @@ BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
         BatchCode.A03: BatchCodeInfo(
             "a DICOMDIR cannot be read, or names files that are not there",
             "copy the whole medium again, or name its folder instead of the DICOMDIR",
+        ),
+        BatchCode.A04: BatchCodeInfo(
+            "a file took too long to examine, or the process that examined it died or failed",
+            "keep the file aside and report it; send the study again without it",
         ),
         BatchCode.K01: BatchCodeInfo(
             "the key file is absent, too short, or readable by others",
@@ -85,6 +93,20 @@ BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
         BatchCode.R08: BatchCodeInfo(
             "another batch is working in this output folder",
             "wait for it to end, or name another output folder",
+        ),
+        BatchCode.R09: BatchCodeInfo(
+            "a node of the cluster does not see the input folder or cannot write to the output "
+            "folder",
+            "mount both under the same paths and for the same user on all nodes, and run again",
+        ),
+        BatchCode.R10: BatchCodeInfo(
+            "the cluster cannot be reached, or has no room for a worker",
+            "run `ray status` on this machine: it must answer, and show as many free CPUs and GPUs "
+            "as a worker asks for",
+        ),
+        BatchCode.R11: BatchCodeInfo(
+            "a node of the cluster has other software, weights or configs than this machine",
+            "install the same versions and files under the same paths on all nodes",
         ),
         BatchCode.S01: BatchCodeInfo(
             "the profile is not valid",

@@ -1,15 +1,16 @@
-"""The runner's side of the worker processes: hand out studies, notice deaths and hangs."""
+"""The runner's side of the workers: hand out studies, notice deaths and hangs."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from typing import Any
+from typing import Any, Protocol
 
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job
@@ -21,6 +22,66 @@ _AHEAD = 3
 _START_SECONDS = 600.0
 _END_SECONDS = 10.0
 _POLL_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+Message = Ready | Broken | Stage | Ended
+
+
+class WorkerLostError(Exception):
+    """The place where a worker was is gone, which no study need be at fault for."""
+
+
+class Worker(Protocol):
+    """Who does studies; told apart by nothing but where it is."""
+
+    def hand(self, job: Job) -> None:
+        """Give the worker another study; whether it still lives shows later."""
+
+    def messages(self) -> Iterator[Message]:
+        """What the worker has said since the last call.
+
+        Raises:
+            EOFError: It is dead and has nothing more to say.
+            WorkerLostError: It is gone with its machine.
+            BatchError: It can do no study of this batch.
+        """
+
+    def kill(self) -> None:
+        """End the worker whatever it does."""
+
+    def close(self) -> None:
+        """Let the worker end; it must have no study."""
+
+
+class Workplace(Protocol):
+    """Where workers are.
+
+    Attributes:
+        losses: How often a study that a worker has alone may be lost with it and taken again.
+    """
+
+    losses: int
+
+    def recruit(self) -> Worker:
+        """Start another worker.
+
+        Raises:
+            BatchError: There cannot be any.
+        """
+
+    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
+        """Wait until a worker has said something, but not longer."""
+
+    def check_start(self, seconds: float) -> None:
+        """Judge for how long workers have been starting and none has been ready.
+
+        Raises:
+            BatchError: It is too long.
+        """
+
+    def close(self) -> None:
+        """Leave; there are no workers any more."""
 
 
 @dataclass
@@ -37,16 +98,17 @@ class _Flight:
     spent: float = 0.0
     since: float | None = None
 
-    def turn(self, is_over: bool, now: float) -> None:
-        """Enter or leave a stage."""
-        self.spent, self.since = self.seconds(now), None if is_over else now
+    def turn(self, seconds: float | None, now: float) -> None:
+        """Enter a stage (None), or leave one that took so many seconds."""
+        self.spent += seconds or 0.0
+        self.since = now if seconds is None else None
 
     def seconds(self, now: float) -> float:
         return self.spent + (0.0 if self.since is None else now - self.since)
 
 
-class Worker:
-    """One worker process.
+class LocalWorker:
+    """A worker process on this machine.
 
     Args:
         settings: See :class:`WorkerSettings`.
@@ -58,17 +120,13 @@ class Worker:
         self._process = context.Process(target=serve, args=(theirs, settings), daemon=True)
         self._process.start()
         theirs.close()
-        self.flights: dict[str, _Flight] = {}
-        self.is_ready = False
-        self.started = time.monotonic()
 
     def hand(self, job: Job) -> None:
         """Give the worker another study; whether it still lives shows later."""
-        self.flights[job.study_key] = _Flight(job)
         with suppress(OSError):  # its death is noticed by :meth:`messages`
             self.connection.send(job)
 
-    def messages(self) -> Iterator[Ready | Broken | Stage | Ended]:
+    def messages(self) -> Iterator[Message]:
         """What the worker has said since the last call.
 
         Raises:
@@ -94,27 +152,79 @@ class Worker:
         self.kill()
 
 
+class LocalWorkplace:
+    """This machine.
+
+    Args:
+        settings: For every worker.
+    """
+
+    losses = 0
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+
+    def recruit(self) -> LocalWorker:
+        """Start another worker process."""
+        return LocalWorker(self._settings)
+
+    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
+        """Wait until a worker has said something, but not longer."""
+        connections: list[Any] = [w.connection for w in workers if isinstance(w, LocalWorker)]
+        wait(connections, timeout=seconds)
+
+    def check_start(self, seconds: float) -> None:
+        """Judge for how long workers have been starting and none has been ready.
+
+        Raises:
+            BatchError: R02, too long.
+        """
+        if seconds > _START_SECONDS:
+            raise BatchError(BatchCode.R02, "the worker took too long to start")
+
+    def close(self) -> None:
+        """Leave."""
+
+
+@dataclass
+class _Post:
+    """A worker and what it has to do.
+
+    Attributes:
+        worker: Who.
+        flights: The studies that it has, by key.
+        is_ready: Whether it has started.
+    """
+
+    worker: Worker
+    flights: dict[str, _Flight] = field(default_factory=dict)
+    is_ready: bool = False
+
+
 class Crew:
     """The workers of a run and the studies that wait for them.
 
     A worker that dies takes nothing with it but the study that killed it. As it has several
     studies at hand, each of them is taken again alone; one that then dies again is at fault. A
     study over its time is at fault itself, and the others at hand are taken again as if nothing had
-    been.
+    been. A worker that is lost with its machine is replaced likewise, but a study that it had alone
+    is taken again a few times before it counts as at fault.
 
     Args:
-        settings: For every worker.
-        workers: Most processes at a time.
+        place: Where the workers are.
+        workers: Most workers at a time.
         time_limit: Seconds that a study may spend in its stages.
     """
 
-    def __init__(self, settings: WorkerSettings, workers: int, time_limit: float) -> None:
-        self._settings = settings
+    def __init__(self, place: Workplace, workers: int, time_limit: float) -> None:
+        self._place = place
         self._most = workers
         self._time_limit = time_limit
-        self._workers: list[Worker] = []
+        self._posts: list[_Post] = []
         self._waiting: deque[Job] = deque()
         self._alone: set[str] = set()
+        self._losses: Counter[str] = Counter()
+        self._start = time.monotonic()
 
     @property
     def waiting(self) -> int:
@@ -124,7 +234,7 @@ class Crew:
     @property
     def at_hand(self) -> int:
         """Number of studies that workers have."""
-        return sum(len(worker.flights) for worker in self._workers)
+        return sum(len(post.flights) for post in self._posts)
 
     def add(self, jobs: Sequence[Job]) -> None:
         """Let studies wait for a worker."""
@@ -140,95 +250,115 @@ class Crew:
         """Hand out studies, wait a moment, and return those that have ended.
 
         Raises:
-            BatchError: R02, a worker cannot start.
+            BatchError: R02, a worker cannot start; or what the workplace raises.
         """
         self._hand_out()
-        connections: list[Any] = [worker.connection for worker in self._workers]
-        if connections:
-            wait(connections, timeout=_POLL_SECONDS)
+        if self._posts:
+            self._place.wait([post.worker for post in self._posts], _POLL_SECONDS)
         ended: list[Ended] = []
-        for worker in list(self._workers):
+        for post in list(self._posts):
             try:
-                for message in worker.messages():
-                    self._take(worker, message, ended)
+                for message in post.worker.messages():
+                    self._take(post, message, ended)
             except EOFError:
-                self._bury(worker, ended)
+                self._bury(post, ended)
+            except WorkerLostError:
+                self._lose(post, ended)
             else:
-                self._check_time(worker, ended)
+                self._check_time(post, ended)
+        if self._posts and not self._is_anyone_ready():
+            self._place.check_start(time.monotonic() - self._start)
         return ended
 
     def close(self) -> None:
         """Let all workers end; they must have no study."""
-        for worker in self._workers:
-            worker.close()
-        self._workers.clear()
+        for post in self._posts:
+            post.worker.close()
+        self._posts.clear()
+        self._place.close()
 
     def kill(self) -> None:
         """End all workers at once."""
-        for worker in self._workers:
-            worker.kill()
-        self._workers.clear()
+        for post in self._posts:
+            post.worker.kill()
+        self._posts.clear()
+        self._place.close()
 
     def _hand_out(self) -> None:
-        while len(self._workers) < min(self._most, self.waiting + self.at_hand):
-            self._workers.append(Worker(self._settings))
-        for worker in sorted(self._workers, key=lambda w: len(w.flights)):
-            while self._waiting and worker.is_ready and self._has_room(worker):
-                worker.hand(self._waiting.popleft())
+        if not self._posts or self._is_anyone_ready():
+            self._start = time.monotonic()
+        while len(self._posts) < min(self._most, self.waiting + self.at_hand):
+            self._posts.append(_Post(self._place.recruit()))
+        for post in sorted(self._posts, key=lambda p: len(p.flights)):
+            while self._waiting and post.is_ready and self._has_room(post):
+                job = self._waiting.popleft()
+                post.flights[job.study_key] = _Flight(job)
+                post.worker.hand(job)
 
-    def _has_room(self, worker: Worker) -> bool:
+    def _has_room(self, post: _Post) -> bool:
         if self._waiting[0].study_key in self._alone:
-            return not worker.flights
-        return len(worker.flights) < _AHEAD and not self._alone & set(worker.flights)
+            return not post.flights
+        return len(post.flights) < _AHEAD and not self._alone & set(post.flights)
 
-    def _take(
-        self, worker: Worker, message: Ready | Broken | Stage | Ended, ended: list[Ended]
-    ) -> None:
+    def _take(self, post: _Post, message: Message, ended: list[Ended]) -> None:
         if isinstance(message, Ready):
-            worker.is_ready = True
+            post.is_ready = True
         elif isinstance(message, Broken):
             raise BatchError(BatchCode.R02, f"the worker could not start ({message.reason})")
         elif isinstance(message, Stage):
-            worker.flights[message.study_key].turn(message.is_over, time.monotonic())
+            post.flights[message.study_key].turn(message.seconds, time.monotonic())
         else:
-            self._land(worker, message, ended)
+            self._land(post, message, ended)
 
-    def _land(self, worker: Worker, message: Ended, ended: list[Ended]) -> None:
-        worker.flights.pop(message.study_key)
+    def _land(self, post: _Post, message: Ended, ended: list[Ended]) -> None:
+        post.flights.pop(message.study_key)
         self._alone.discard(message.study_key)
         ended.append(message)
 
-    def _bury(self, worker: Worker, ended: list[Ended]) -> None:
+    def _bury(self, post: _Post, ended: list[Ended]) -> None:
         """Deal with a death: one study at hand is at fault, several are taken again alone."""
-        if not worker.is_ready:
-            worker.kill()
-            self._workers.remove(worker)
+        if not post.is_ready:
+            self._dismiss(post)
             raise BatchError(BatchCode.R02, "the worker died while it started")
-        flights = list(worker.flights.values())
+        flights = list(post.flights.values())
         if len(flights) == 1:
-            self._fail(worker, flights[0], BatchCode.R04, ended)
+            self._fail(post, flights[0], BatchCode.R04, ended)
         else:
-            self._alone |= set(worker.flights)
-        self._dismiss(worker)
+            self._alone |= set(post.flights)
+        self._dismiss(post)
 
-    def _check_time(self, worker: Worker, ended: list[Ended]) -> None:
+    def _lose(self, post: _Post, ended: list[Ended]) -> None:
+        """Deal with a loss: as with a death, but a study alone is not at fault at once."""
+        if post.flights:
+            _log.warning("a worker was lost; %d studies are taken again", len(post.flights))
+        if len(post.flights) == 1:
+            (flight,) = post.flights.values()
+            key = flight.job.study_key
+            self._losses[key] += 1
+            if self._losses[key] > self._place.losses:
+                self._fail(post, flight, BatchCode.R04, ended)
+        self._alone |= set(post.flights)
+        self._dismiss(post)
+
+    def _check_time(self, post: _Post, ended: list[Ended]) -> None:
         now = time.monotonic()
-        if not worker.is_ready and now - worker.started > _START_SECONDS:
-            raise BatchError(BatchCode.R02, "the worker took too long to start")
-        late = [f for f in worker.flights.values() if f.seconds(now) > self._time_limit]
+        late = [f for f in post.flights.values() if f.seconds(now) > self._time_limit]
         if late:
             for flight in late:
-                self._fail(worker, flight, BatchCode.R05, ended)
-            self._dismiss(worker)
+                self._fail(post, flight, BatchCode.R05, ended)
+            self._dismiss(post)
 
-    def _fail(self, worker: Worker, flight: _Flight, code: BatchCode, ended: list[Ended]) -> None:
+    def _is_anyone_ready(self) -> bool:
+        return any(post.is_ready for post in self._posts)
+
+    def _fail(self, post: _Post, flight: _Flight, code: BatchCode, ended: list[Ended]) -> None:
         seconds = {"total": flight.seconds(time.monotonic())}
         key = flight.job.study_key
-        self._land(worker, Ended(key, State.FAILED, [batch_facts(code)], seconds), ended)
+        self._land(post, Ended(key, State.FAILED, [batch_facts(code)], seconds), ended)
 
-    def _dismiss(self, worker: Worker) -> None:
+    def _dismiss(self, post: _Post) -> None:
         """End a worker and take up again what it still had."""
-        self._waiting.extendleft(f.job for f in reversed(list(worker.flights.values())))
-        worker.flights.clear()
-        worker.kill()
-        self._workers.remove(worker)
+        self._waiting.extendleft(f.job for f in reversed(list(post.flights.values())))
+        post.flights.clear()
+        post.worker.kill()
+        self._posts.remove(post)

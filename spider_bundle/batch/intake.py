@@ -5,62 +5,34 @@ Nothing is ever written to the input. Archives are unpacked into a private folde
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pydicom
+from spider_bundle.batch.archives import ArchiveLimits, is_archive
+from spider_bundle.batch.child import CallError, Child
+from spider_bundle.batch.codes import BatchCode, batch_facts
+from spider_bundle.batch.examine import check, describe, group, unpacked
+from spider_bundle.batch.job import Job, Refusal, refused_file
+from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
+from spider_bundle.batch.profile import Profile
+from spider_bundle.radiographs.pair import Candidate, Studies, Study, study_key
 
-from spider_bundle.batch.archives import ArchiveLimits, is_archive, unpack
-from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
-from spider_bundle.batch.job import Job
-from spider_bundle.batch.profile import Profile, apparatus
-from spider_bundle.files import file_sha256
-from spider_bundle.radiographs.errors import (
-    Code,
-    RadiographError,
-    Severity,
-    finding,
-    finding_facts,
-)
-from spider_bundle.radiographs.header import Header, open_dataset, quiet
-from spider_bundle.radiographs.overrides import PairOverrides
-from spider_bundle.radiographs.pair import Study, check_headers, find_studies, study_key
-
-_DICOMDIR = "DICOMDIR"
+EXAMINERS = ("spider_bundle.batch.examine",)
+"""What the child process has loaded when it is asked about the first file."""
+FILE_SECONDS = 60.0
+"""Time in which a file must have been examined."""
+_MANY = 10
+"""An archive, or that many files and more, may take so many times longer than a file."""
 
 Signature = tuple[str, int, int]
 """Path, size and time of change of a file."""
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A study, or an archive that might hold some, that cannot be taken.
-
-    Attributes:
-        study_key: Keyed hash of the study, or of the archive's content.
-        findings: Why; the facts of :func:`~spider_bundle.radiographs.transforms.finding_facts`.
-        is_incomplete: Whether a view is missing, which may still arrive.
-        files: All radiographs of the study, or the archive.
-    """
-
-    study_key: str
-    findings: Sequence[Mapping[str, Any]]
-    is_incomplete: bool = False
-    files: Sequence[Path] = field(default=(), repr=False)
-
-    @property
-    def codes(self) -> list[str]:
-        """Codes of the errors, each once, sorted."""
-        return sorted({f["code"] for f in self.findings if f["severity"] == "error"})
 
 
 @dataclass(frozen=True)
@@ -93,6 +65,10 @@ class Found:
 class Intake:
     """Finds and checks the studies of an input; pixels are not looked at.
 
+    Whatever reads the files does so in a child process, so one that hangs or kills its reader is
+    refused (A04) and takes nothing else down. What has been examined is examined again only when
+    it has changed.
+
     Args:
         source: A folder, a zip archive, a DICOMDIR or a DICOM file.
         workspace: Existing private folder for what is unpacked.
@@ -100,6 +76,8 @@ class Intake:
         profile: What the site states about its apparatus.
         excluded: Folder below the input that is passed over (the output).
         limits: What an archive may hold.
+        seconds: Time in which a file must have been examined.
+        child: The process that examines; one of its own if not given.
     """
 
     def __init__(
@@ -110,6 +88,8 @@ class Intake:
         profile: Profile | None = None,
         excluded: Path | None = None,
         limits: ArchiveLimits | None = None,
+        seconds: float = FILE_SECONDS,
+        child: Child | None = None,
     ) -> None:
         self._source = source
         self._workspace = workspace
@@ -117,8 +97,15 @@ class Intake:
         self._profile = profile or Profile()
         self._excluded = excluded.resolve() if excluded else None
         self._limits = limits
+        self._seconds = seconds
+        self._child = child or Child(EXAMINERS)
         self._unpacked: dict[Signature, Path | Refusal] = {}
-        self._digests: dict[Signature, str] = {}
+        self._answers: dict[tuple[Any, ...], Any] = {}
+        self._asked: set[tuple[Any, ...]] = set()
+
+    def close(self) -> None:
+        """End the child process; another search would start the next."""
+        self._child.close()
 
     def signatures(self) -> list[Signature]:
         """Every file of the input as it is now; those that vanish meanwhile are left out."""
@@ -135,6 +122,7 @@ class Intake:
             signatures: Files to look at; all of the input if not given.
 
         Raises:
+            BatchError: R02, the child process cannot start.
             OSError: An archive cannot be unpacked for want of space.
         """
         films: list[Path] = []
@@ -151,16 +139,19 @@ class Intake:
             elif content.exists():
                 films += sorted(content.iterdir())
         refusals += self._damaged_directories(films)
-        studies = find_studies(films, key=self._key)
-        jobs = []
-        for study in studies.studies:
-            job = self._check(study)
-            if isinstance(job, Job):
-                jobs.append(job)
-            else:
-                refusals.append(job)
-        others = sum(studies.other_objects.values())
-        return Found(tuple(jobs), tuple(refusals), studies.foreign_files, others)
+        answers = [self._ask_about(path, describe) for path in films]
+        refusals += [answer for answer in answers if isinstance(answer, Refusal)]
+        described = [answer for answer in answers if isinstance(answer, Studies)]
+        checked = [self._check(study) for study in self._studies(described)]
+        jobs = [answer for answer in checked if isinstance(answer, Job)]
+        refusals += [answer for answer in checked if isinstance(answer, Refusal)]
+        self._answers = {q: a for q, a in self._answers.items() if q in self._asked}
+        self._asked.clear()
+        foreign = sum(found.foreign_files for found in described)
+        others = sum(sum(found.other_objects.values()) for found in described)
+        # copies of one file have one name; a DICOMDIR is told as such
+        different = {refusal.study_key: refusal for refusal in reversed(refusals)}
+        return Found(tuple(jobs), tuple(reversed(different.values())), foreign, others)
 
     def release(self, busy: Iterable[Path]) -> None:
         """Remove what was unpacked of archives that are of no more use.
@@ -176,9 +167,10 @@ class Intake:
     def _files(self) -> Iterator[Path]:
         if self._source.is_file():
             yield self._source
-            if self._source.name.upper() == _DICOMDIR:
-                with suppress(BatchError):  # told by find
-                    yield from referenced_files(self._source)[0]
+            if self._source.name.upper() == DICOMDIR:
+                ids = self._ask_about(self._source, file_ids)
+                if isinstance(ids, tuple):  # a refusal is told by find
+                    yield from referenced_files(self._source, ids)[0]
             return
         for folder, folders, names in os.walk(self._source):
             folders[:] = sorted(
@@ -191,100 +183,115 @@ class Intake:
 
     def _unpack(self, archive: Path) -> Path | Refusal:
         folder = Path(tempfile.mkdtemp(dir=self._workspace))  # mode 0700
+        seconds = self._seconds * _MANY
         try:
-            unpack(archive, folder, self._limits)
-        except BatchError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            return self._refusal(archive, error)
-        return folder
-
-    def _refusal(self, path: Path, error: BatchError, is_incomplete: bool = False) -> Refusal:
-        key = study_key(f"file {file_sha256(path)}", self._key)
-        return Refusal(key, [batch_facts(error.code, error.message)], is_incomplete, (path,))
+            facts = self._child.call(unpacked, archive, folder, self._limits, seconds=seconds)
+        except CallError as error:
+            facts = [_unexamined(error)]
+        if not facts:
+            return folder
+        shutil.rmtree(folder, ignore_errors=True)
+        return refused_file(archive, self._key, facts)
 
     def _damaged_directories(self, films: Iterable[Path]) -> Iterator[Refusal]:
-        """DICOMDIRs of the input that name files which are not there."""
+        """DICOMDIRs of the input that cannot be read or name files that are not there."""
         for path in films:
-            if path.name.upper() != _DICOMDIR or not path.is_relative_to(self._source):
+            if path.name.upper() != DICOMDIR or not path.is_relative_to(self._source):
                 continue
-            try:
-                _, absent = referenced_files(path)
-                if absent:
-                    message = f"the DICOMDIR names {absent} files that are not there"
-                    raise BatchError(BatchCode.A03, message)
-            except BatchError as error:
-                yield self._refusal(path, error, is_incomplete=True)
+            ids = self._ask_about(path, file_ids)
+            if isinstance(ids, tuple) and (absent := referenced_files(path, ids)[1]):
+                message = f"the DICOMDIR names {absent} files that are not there"
+                facts = [batch_facts(BatchCode.A03, message)]
+                yield refused_file(path, self._key, facts, is_incomplete=True)
+            elif isinstance(ids, Refusal):
+                yield ids
 
-    def _check(self, study: Study) -> Job | Refusal:
-        files = tuple(candidate.path for candidate in study.candidates)
-        if study.frontal is None or study.lateral is None or not study.is_complete:
-            lacks = not {"frontal", "lateral"} <= {c.kind for c in study.candidates}
-            facts = [finding_facts(found) for found in study.findings]
-            return Refusal(study.key, facts, lacks, files)
-        paths = study.frontal.path, study.lateral.path
+    def _studies(self, described: Iterable[Studies]) -> list[Study | Refusal]:
+        """The studies of all radiographs, in the order of their first file."""
+        every = [c for found in described for study in found.studies for c in study.candidates]
+        # a second copy of the same object says nothing new
+        first = {c.identifiers.instance or c.path: c for c in reversed(every)}
+        candidates = list(reversed(first.values()))
+        studies: list[tuple[Path, Study | Refusal]] = []
+        for members in _related(candidates):
+            paths = tuple(candidate.path for candidate in members)
+            identifiers = members[0].identifiers
+            name = study_key(identifiers.study or identifiers.instance, self._key)
+            answer = self._ask(paths, partial(Refusal, name, files=paths), group, paths, self._key)
+            if isinstance(answer, Refusal):
+                studies.append((paths[0], answer))
+            else:
+                studies += [(study.candidates[0].path, study) for study in answer or ()]
+        order = {candidate.path: number for number, candidate in enumerate(candidates)}
+        return [study for _, study in sorted(studies, key=lambda named: order[named[0]])]
+
+    def _check(self, study: Study | Refusal) -> Job | Refusal | None:
+        if isinstance(study, Refusal):
+            return study
+        paths = tuple(candidate.path for candidate in study.candidates)
+        refuse = partial(Refusal, study.key, files=paths)
+        return self._ask(paths, refuse, check, study, self._key, self._profile)
+
+    def _ask_about(self, path: Path, function: Callable[[Path, str], Any]) -> Any:
+        refuse = partial(refused_file, path, self._key)
+        return self._ask((path,), refuse, function, path, self._key)
+
+    def _ask(
+        self,
+        paths: Sequence[Path],
+        refuse: Callable[[list[Mapping[str, Any]]], Refusal],
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """What the child says about files; asked once as long as they do not change.
+
+        Args:
+            paths: The files.
+            refuse: Makes the refusal of an answer that does not come.
+            function: What the child is to call.
+            arguments: Its arguments.
+
+        Returns:
+            The answer or the refusal; None if a file has vanished.
+        """
         try:
-            sides = [apparatus(Header(open_dataset(path, "pair", pixels=False))) for path in paths]
-            rule, overrides = self._profile.rule_for(*sides)
-            found = check_headers(*paths, PairOverrides.from_mapping(overrides))
-            digests = ":".join(map(self._digest, paths))
-        except RadiographError as error:
-            found = error.findings
-        except Exception as error:  # whatever it is, it must not take other studies down
-            message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
-            found = (finding(Code.E01, "pair", message),)
-        if any(f.severity is Severity.ERROR for f in found):
-            facts = [finding_facts(f) for f in (*study.findings, *found)]
-            different = list({json.dumps(fact): fact for fact in facts}.values())
-            return Refusal(study.key, different, files=files)
-        inputs = hmac.new(self._key.encode(), digests.encode(), hashlib.sha256).hexdigest()
-        return Job(study.key, *paths, overrides, rule, inputs, files)
-
-    def _digest(self, path: Path) -> str:
-        """SHA-256 of a file, read once as long as it does not change."""
-        signature = _signature(path)
-        if signature not in self._digests:
-            self._digests[signature] = file_sha256(path)
-        return self._digests[signature]
+            question = (function.__name__, *map(_signature, paths))
+            self._asked.add(question)
+            if question not in self._answers:
+                seconds = self._seconds * min(len(paths), _MANY)
+                try:
+                    answer = self._child.call(function, *arguments, seconds=seconds)
+                except (CallError, OSError) as error:
+                    answer = refuse([_unexamined(error)])
+                self._answers[question] = answer
+        except OSError:
+            return None
+        return self._answers[question]
 
 
-def referenced_files(directory: Path) -> tuple[list[Path], int]:
-    """The files that a DICOMDIR names (DICOM PS3.10 section 8, PS3.3 annex F).
+def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
+    """Radiographs that may make one study: by its UID, or by order and patient (E05)."""
+    parents: dict[tuple[str, ...], tuple[str, ...]] = {}
 
-    Args:
-        directory: The DICOMDIR; what it names lies in its folder and below.
+    def root(name: tuple[str, ...]) -> tuple[str, ...]:
+        while parents.setdefault(name, name) != name:
+            parents[name] = name = parents[parents[name]]
+        return name
 
-    Returns:
-        The files, in the order of the directory, and the number of those that are absent or would
-        lie elsewhere. Names are upper case by the standard and often lower case on disk; both are
-        found.
-
-    Raises:
-        BatchError: A03, it cannot be read.
-    """
-    try:
-        with quiet():
-            dataset = pydicom.dcmread(directory)
-            records = dataset.get("DirectoryRecordSequence") or []
-            names = [r.ReferencedFileID for r in records if r.get("ReferencedFileID")]
-            split = [[n] if isinstance(n, str) else [str(part) for part in n] for n in names]
-    except Exception as error:  # pydicom raises nearly every kind of exception on damaged files
-        message = f"the DICOMDIR cannot be read ({type(error).__name__})"
-        raise BatchError(BatchCode.A03, message) from None
-    paths = [_below(directory.parent, parts) for parts in split]
-    present = dict.fromkeys(path for path in paths if path is not None)
-    return list(present), paths.count(None)
+    related: dict[tuple[str, ...], list[Candidate]] = {}
+    members = list(candidates)
+    for identifiers in (candidate.identifiers for candidate in members):
+        if identifiers.accession:
+            parents[root((identifiers.accession, identifiers.patient))] = root((identifiers.study,))
+    for candidate in members:
+        related.setdefault(root((candidate.identifiers.study,)), []).append(candidate)
+    return related.values()
 
 
-def _below(folder: Path, parts: Sequence[str]) -> Path | None:
-    """The file of that name below the folder, in either case; None if there is none."""
-    # a component of a File ID is a plain name, so nothing can lead out of the folder
-    if any(not part or part in (".", "..") or "/" in part or "\\" in part for part in parts):
-        return None
-    for spelled in (parts, [part.lower() for part in parts]):
-        path = folder.joinpath(*spelled)
-        if path.is_file():
-            return path
-    return None
+def _unexamined(error: Exception) -> Mapping[str, Any]:
+    # the text of an OSError names the file
+    reason = str(error) if isinstance(error, CallError) else type(error).__name__
+    return batch_facts(BatchCode.A04, f"it could not be examined: {reason}")
 
 
 def _signature(path: Path) -> Signature:

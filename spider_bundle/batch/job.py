@@ -1,4 +1,4 @@
-"""A study on its way to a worker process."""
+"""A study on its way to a worker process, or the reason why it cannot go there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from spider_bundle.files import file_sha256
+from spider_bundle.radiographs.pair import study_key
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,37 @@ class Job:
         parts = [settings, self.study_key, self.inputs, self.overrides]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A study, or a file that might hold some, that cannot be taken.
+
+    Attributes:
+        study_key: Keyed hash of the study, or of the file's content.
+        findings: Why; the facts of :func:`~spider_bundle.radiographs.errors.finding_facts`.
+        is_incomplete: Whether a view is missing, which may still arrive.
+        files: All radiographs of the study, or the file.
+    """
+
+    study_key: str
+    findings: Sequence[Mapping[str, Any]]
+    is_incomplete: bool = False
+    files: Sequence[Path] = field(default=(), repr=False)
+
+    @property
+    def codes(self) -> list[str]:
+        """Codes of the errors, each once, sorted."""
+        return sorted({f["code"] for f in self.findings if f["severity"] == "error"})
+
+
+def refused_file(
+    path: Path, key: str, facts: Sequence[Mapping[str, Any]], is_incomplete: bool = False
+) -> Refusal:
+    """Refuse a file of which no study is known.
+
+    Raises:
+        OSError: It has vanished.
+    """
+    name = study_key(f"file {file_sha256(path)}", key)
+    return Refusal(name, facts, is_incomplete, (path,))

@@ -7,41 +7,45 @@ results whole, are skipped.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import logging
-import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from spider_bundle import __version__
 from spider_bundle.batch.audit import AuditLog
+from spider_bundle.batch.cluster import ClusterWorkplace
 from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
-from spider_bundle.batch.crew import Crew
-from spider_bundle.batch.intake import Found, Intake, Refusal, Signature, is_zip
-from spider_bundle.batch.job import Job
+from spider_bundle.batch.crew import Crew, LocalWorkplace, Workplace
+from spider_bundle.batch.intake import FILE_SECONDS, Found, Intake, Signature, is_zip
+from spider_bundle.batch.job import Job, Refusal
 from spider_bundle.batch.manifest import Entry, Manifest, State
-from spider_bundle.batch.profile import Profile, read_profile
+from spider_bundle.batch.options import (
+    BatchOptions,
+    conduct_settings,
+    device_of,
+    profile_of,
+    result_settings,
+    sha256_of,
+    site_key,
+    worker_settings,
+)
+from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import Progress, progress
-from spider_bundle.batch.site_key import create_key_file, read_key_file
-from spider_bundle.batch.worker import Ended, Pipeline, WorkerSettings
-from spider_bundle.bundle import bundle_root
+from spider_bundle.batch.worker import Ended
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.html import IndexEntry, write_index
 from spider_bundle.outputs.refusals import write_refusals
 from spider_bundle.outputs.study import REPORT_FILE, remove_partial_studies
-from spider_bundle.radiographs.pair import PUBLIC_KEY
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -56,79 +60,6 @@ _LEAST_SCAN_SECONDS = 0.2
 _IDLE_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """What a batch is told.
-
-    Attributes:
-        input: Folder, zip archive, DICOMDIR or DICOM file; never written to.
-        output: Folder for the results.
-        spacing: Voxel size, mm.
-        shape: Voxels along each axis.
-        device: Device of the network; the best there is if empty.
-        precision: See :func:`spider_bundle.precision.autocast`.
-        weights: Weights file; the bundle's if not given.
-        jobs: Worker processes; each holds the network.
-        limit: Most studies to take in this run; studies done before do not count.
-        stop_on_error: End the batch when a study fails.
-        time_limit: Seconds that a study may take.
-        profile: The site's statements about its apparatus, see
-            :mod:`~spider_bundle.batch.profile`.
-        key_file: File with the site's key; the environment variable ``SPIDER_SITE_KEY`` and then
-            the public key if not given.
-        create_key_file: Create ``key_file`` if it is absent.
-        dry_run: Only find and check the studies.
-        watch: Go on looking for new studies until told to stop.
-        quiet_seconds: Seconds for which a study's files must not have changed (``watch``).
-        min_free_mib: Free space of the output's disk under which no other study is started, MiB.
-        dicom: Also write a DICOM CT series and a segmentation on it.
-        mesh: Also write surfaces of bone and mandible.
-        html: Also write each report as a page, and an index page.
-        keep_identity: DICOM results for the patient and study themselves.
-        config_files: Configs layered on top of ``configs/inference.json``.
-        config: Values of the inference config by id, such as arguments of the writer.
-        bundle_root: See :func:`spider_bundle.bundle.bundle_root`.
-        pipeline: In place of the network, for tests; see
-            :class:`~spider_bundle.batch.worker.WorkerSettings`.
-    """
-
-    input: str | os.PathLike[str]
-    output: str | os.PathLike[str]
-    spacing: float = 2.0
-    shape: int = 128
-    device: str = ""
-    precision: str = "auto"
-    weights: str | os.PathLike[str] | None = None
-    jobs: int = 1
-    limit: int | None = None
-    stop_on_error: bool = False
-    time_limit: float = 600.0
-    profile: str | os.PathLike[str] | None = None
-    key_file: str | os.PathLike[str] | None = None
-    create_key_file: bool = False
-    dry_run: bool = False
-    watch: bool = False
-    quiet_seconds: float = 30.0
-    min_free_mib: float = 512.0
-    dicom: bool = False
-    mesh: bool = False
-    html: bool = False
-    keep_identity: bool = False
-    config_files: Sequence[str | os.PathLike[str]] = ()
-    config: Mapping[str, Any] = field(default_factory=dict)
-    bundle_root: str | os.PathLike[str] | None = None
-    pipeline: Callable[[WorkerSettings], Pipeline] | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("spacing", "shape", "jobs", "time_limit"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive")
-        if not Path(self.input).exists():
-            raise ValueError("the input does not exist")
-        if self.watch and self.dry_run:
-            raise ValueError("a dry run does not watch")
 
 
 @dataclass
@@ -201,7 +132,7 @@ def run_batch(options: BatchOptions) -> Outcome:
         for line in plan.lines():
             _log.info("%s", line)
         return plan.outcome
-    key, profile = _site_key(options), _profile(options)
+    key, profile = site_key(options), profile_of(options)
     output = Path(options.output)
     (output / _LOCK).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -253,12 +184,13 @@ def plan_batch(options: BatchOptions) -> Plan:
 
     Arguments and errors are those of :func:`run_batch`.
     """
-    key, profile = _site_key(options), _profile(options)
-    settings = _sha256(_result_settings(options))
+    key, profile = site_key(options), profile_of(options)
+    settings = sha256_of(result_settings(options))
     output = Path(options.output)
     manifest = Manifest(output)
     with tempfile.TemporaryDirectory() as workspace:
-        found = _intake(options, Path(workspace), key, profile).find()
+        with closing(_intake(options, Path(workspace), key, profile)) as intake:
+            found = intake.find()
         skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
         jobs = [job for job in found.jobs if job not in skipped][: options.limit]
     return Plan(jobs, skipped, found.refusals)
@@ -309,10 +241,10 @@ class _Run:
         self._output = Path(options.output)
         self._key = key
         self._profile = profile
-        settings = _result_settings(options)
-        self._fingerprint = _sha256(settings)
+        settings = result_settings(options)
+        self._fingerprint = sha256_of(settings)
         self._manifest = Manifest(self._output)
-        self._audit = AuditLog(self._output, settings | _conduct(options, key))
+        self._audit = AuditLog(self._output, settings | conduct_settings(options, key))
         self._outcome = Outcome()
         self._jobs: dict[str, Job] = {}
         self._at_hand: set[str] = set()
@@ -326,7 +258,7 @@ class _Run:
         if self._manifest.damaged:
             _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
         self._clear()
-        crew = Crew(_worker_settings(options), options.jobs, options.time_limit)
+        crew = Crew(_workplace(options), options.jobs, options.time_limit)
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
             stack.callback(self._clear)
@@ -336,11 +268,13 @@ class _Run:
             workspace = self._output / WORKSPACE
             workspace.mkdir(mode=0o700)
             self._intake = _intake(options, workspace, self._key, self._profile)
+            stack.callback(self._intake.close)
             try:
                 if options.watch:
                     self._watch(crew, shown)
                 else:
                     found = self._intake.find()
+                    self._intake.close()  # its process has nothing more to do
                     self._tell_found(found)
                     self._take(found.jobs, found.refusals, crew, shown)
                     while self._step(crew, shown):
@@ -557,100 +491,13 @@ def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
 
 
 def _intake(options: BatchOptions, workspace: Path, key: str, profile: Profile) -> Intake:
-    return Intake(Path(options.input), workspace, key, profile, Path(options.output))
+    source, output = Path(options.input), Path(options.output)
+    seconds = min(options.time_limit, FILE_SECONDS)
+    return Intake(source, workspace, key, profile, output, seconds=seconds)
 
 
-def _site_key(options: BatchOptions) -> str:
-    if options.key_file:
-        path = Path(options.key_file)
-        if options.create_key_file and not options.dry_run:
-            create_key_file(path)
-        return read_key_file(path)
-    key = os.environ.get("SPIDER_SITE_KEY")
-    if not key:
-        _log.warning("no key of the site: anybody who knows a study's UID can compute its key")
-    return key or PUBLIC_KEY
-
-
-def _profile(options: BatchOptions) -> Profile:
-    rules = read_profile(Path(options.profile)).rules if options.profile else ()
-    return Profile(rules, dict(options.config.get("overrides") or {}))
-
-
-def _weights(options: BatchOptions) -> Path:
-    if options.weights:
-        return Path(options.weights).absolute()
-    return bundle_root(options.bundle_root) / "models" / "model.pt"
-
-
-def _device(options: BatchOptions) -> str:
-    if options.device:
-        return options.device
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _result_settings(options: BatchOptions) -> dict[str, Any]:
-    """All settings that the results depend on; no path is among them."""
-    root = bundle_root(options.bundle_root)
-    files = [root / "configs" / "inference.json", *map(Path, options.config_files)]
-    return {
-        "version": __version__,
-        "weights_sha256": file_sha256(_weights(options)),
-        "config_sha256": [file_sha256(path) for path in files],
-        "values_sha256": _sha256(options.config),
-        "spacing": options.spacing,
-        "shape": options.shape,
-        "precision": options.precision,
-        "device": _device(options).partition(":")[0],
-        **_outputs(options),
-    }
-
-
-def _outputs(options: BatchOptions) -> dict[str, bool]:
-    """The optional outputs, by their ids in the inference config."""
-    return {name: getattr(options, name) for name in ("dicom", "mesh", "html", "keep_identity")}
-
-
-def _conduct(options: BatchOptions, key: str) -> dict[str, Any]:
-    """Settings for the audit log that no result depends on."""
-    origin = "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment"
-    return {
-        "profile_sha256": file_sha256(Path(options.profile)) if options.profile else None,
-        "key": origin,
-        "key_id": hmac.new(key.encode(), b"key id", hashlib.sha256).hexdigest()[:16],
-        "jobs": options.jobs,
-        "limit": options.limit,
-        "stop_on_error": options.stop_on_error,
-        "time_limit": options.time_limit,
-        "watch": options.watch,
-        "min_free_mib": options.min_free_mib,
-    }
-
-
-def _worker_settings(options: BatchOptions) -> WorkerSettings:
-    # the key stays here: the worker is told the name of each study
-    values = {
-        "output_dir": str(Path(options.output).absolute()),
-        "weights": str(_weights(options)),
-        "device": f"$torch.device({_device(options)!r})",
-        "precision": options.precision,
-        "spacing": options.spacing,
-        "shape": options.shape,
-        "site_key": None,
-        **_outputs(options),
-    }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return WorkerSettings(
-        config={**values, **options.config},
-        config_files=[str(Path(path).absolute()) for path in options.config_files],
-        root=str(options.bundle_root) if options.bundle_root else None,
-        threads=max(1, (cores or 1) // options.jobs) if options.jobs > 1 else 0,
-        pipeline=options.pipeline,
-    )
-
-
-def _sha256(values: Mapping[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _workplace(options: BatchOptions) -> Workplace:
+    settings = worker_settings(options)
+    if options.cluster is None:
+        return LocalWorkplace(settings)
+    return ClusterWorkplace(settings, options.cluster, device_of(options))

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import errno
 import json
-import multiprocessing
-import os
 import queue
-import signal
 import threading
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
+from spider_bundle.batch.child import debug, isolate
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import State
@@ -90,11 +86,12 @@ class Stage:
 
     Attributes:
         study_key: Which.
-        is_over: Whether it leaves.
+        seconds: How long it was in the stage that it leaves; None if it enters one. The runner
+            may hear of both at once, and late.
     """
 
     study_key: str
-    is_over: bool
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -198,11 +195,7 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
             :class:`Stage` and :class:`Ended` go out.
         settings: See :class:`WorkerSettings`.
     """
-    # the service manager signals all processes of a batch; the runner alone decides
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _silence()
-    _die_with_the_parent()
+    isolate()
     sending = threading.Lock()
 
     def send(message: Ready | Broken | Stage | Ended) -> None:
@@ -212,7 +205,7 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     try:
         pipeline = (settings.pipeline or InferencePipeline)(settings)
     except Exception as error:
-        _debug(error)
+        debug(error)
         send(Broken(type(error).__name__))
         return
     send(Ready())
@@ -288,15 +281,15 @@ class _Stages:
     @contextmanager
     def _stage(self, item: _Item, name: str) -> Iterator[None]:
         """Tell when a stage begins, time it, and end the study if it fails."""
-        self._send(Stage(item.study_key, is_over=False))
+        self._send(Stage(item.study_key))
         start = time.perf_counter()
         try:
             yield
             item.seconds[name] = time.perf_counter() - start
-            self._send(Stage(item.study_key, is_over=True))
+            self._send(Stage(item.study_key, item.seconds[name]))
         except Exception as error:
             item.seconds[name] = time.perf_counter() - start
-            _debug(error)
+            debug(error)
             cause = _cause(error)
             if isinstance(cause, RadiographError):
                 facts = [finding_facts(found) for found in cause.findings]
@@ -337,31 +330,3 @@ def _failure(stage: str, cause: BaseException) -> Mapping[str, Any]:
 
 def _is_full(cause: BaseException) -> bool:
     return isinstance(cause, OSError) and cause.errno in _FULL
-
-
-def _debug(error: BaseException) -> None:
-    if os.environ.get("SPIDER_DEBUG"):
-        traceback.print_exception(error)
-
-
-def _silence() -> None:
-    """Keep what libraries print, which may quote attributes and paths, out of the log."""
-    warnings.simplefilter("ignore")
-    if os.environ.get("SPIDER_DEBUG"):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in (1, 2):
-        os.dup2(nowhere, descriptor)
-
-
-def _die_with_the_parent() -> None:
-    """End at once when the runner is gone, so that the next one finds no other at work."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

@@ -8,8 +8,10 @@ from importlib.metadata import PackageNotFoundError, version
 #: Packages of each optional output with the lowest major version, by the name of the extra.
 EXTRAS: Mapping[str, Mapping[str, int]] = {
     # highdicom and the listener need pydicom 3; everything else here works with 2.4 too
+    "cluster": {"ray": 2},
     "dicom": {"highdicom": 0, "pydicom": 3},
     "mesh": {"scikit-image": 0},
+    "onnx": {"onnx": 1, "onnxscript": 0},
     "pacs": {"pynetdicom": 2, "pydicom": 3},
 }
 

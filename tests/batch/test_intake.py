@@ -8,7 +8,7 @@ import shutil
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
@@ -16,8 +16,10 @@ import pytest
 from pydicom.fileset import FileSet
 
 from spider_bundle.batch.archives import ArchiveLimits, unpack
+from spider_bundle.batch.child import Child
 from spider_bundle.batch.codes import BatchError
-from spider_bundle.batch.intake import Found, Intake, referenced_files
+from spider_bundle.batch.intake import EXAMINERS, Found, Intake
+from spider_bundle.batch.medium import file_ids, referenced_files
 from spider_bundle.batch.profile import Profile, Rule
 from spider_bundle.files import file_sha256
 from tests.batch.conftest import contents
@@ -26,9 +28,30 @@ Spool = Callable[..., Path]
 KEY = "a key of the site"
 
 
-def find(source: Path, workspace: Path, **options: object) -> Found:
-    workspace.mkdir(exist_ok=True)
-    return Intake(source, workspace, KEY, **options).find()  # type: ignore[arg-type]
+Find = Callable[..., Found]
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Child]:
+    """One process for all searches."""
+    process = Child(EXAMINERS)
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def find(child: Child) -> Find:
+    def search(source: Path, workspace: Path, **options: object) -> Found:
+        workspace.mkdir(exist_ok=True)
+        return Intake(source, workspace, KEY, child=child, **options).find()  # type: ignore[arg-type]
+
+    return search
+
+
+def named(directory: Path) -> tuple[list[Path], int]:
+    ids = file_ids(directory, KEY)
+    assert isinstance(ids, tuple)
+    return referenced_files(directory, ids)
 
 
 def archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -38,7 +61,9 @@ def archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEF
     return path
 
 
-def test_tree_zip_and_dicomdir_give_the_same_studies(spool: Spool, tmp_path: Path) -> None:
+def test_tree_zip_and_dicomdir_give_the_same_studies(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
     source, workspace = spool(2), tmp_path / "workspace"
     wanted = find(source, workspace).jobs
     assert len(wanted) == 2
@@ -54,7 +79,7 @@ def test_tree_zip_and_dicomdir_give_the_same_studies(spool: Spool, tmp_path: Pat
     assert all(job.study_key != find(source, workspace).jobs[0].inputs for job in wanted)
 
 
-def test_a_study_may_be_spread_over_archives(spool: Spool, tmp_path: Path) -> None:
+def test_a_study_may_be_spread_over_archives(spool: Spool, tmp_path: Path, find: Find) -> None:
     pair = spool(1) / "s0"
     source = tmp_path / "spread"
     source.mkdir()
@@ -65,14 +90,14 @@ def test_a_study_may_be_spread_over_archives(spool: Spool, tmp_path: Path) -> No
 
 
 def test_dicomdir_that_names_absent_or_foreign_files_is_refused(
-    spool: Spool, tmp_path: Path
+    spool: Spool, tmp_path: Path, find: Find
 ) -> None:
     medium = FileSet()
     for path in spool(1).rglob("*.dcm"):
         medium.add(path)
     medium.write(tmp_path / "medium")
     directory = tmp_path / "medium" / "DICOMDIR"
-    first, second = referenced_files(directory)[0]
+    first, second = named(directory)[0]
     second.unlink()
     found = find(directory, tmp_path / "workspace")
     assert [refusal.codes for refusal in found.refusals] == [["A03"], ["E06"]]
@@ -81,12 +106,12 @@ def test_dicomdir_that_names_absent_or_foreign_files_is_refused(
     shutil.copy(first, tmp_path / "outside")
     record.ReferencedFileID = ["..", "outside"]
     dataset.save_as(directory)
-    files, absent = referenced_files(directory)
+    files, absent = named(directory)
     assert absent == 2
     assert files == []
 
 
-def test_names_in_an_archive_lead_nowhere(spool: Spool, tmp_path: Path) -> None:
+def test_names_in_an_archive_lead_nowhere(spool: Spool, tmp_path: Path, find: Find) -> None:
     pair = spool(1) / "s0"
     frontal, lateral = ((pair / f"{role}.dcm").read_bytes() for role in ("frontal", "lateral"))
     link = zipfile.ZipInfo("link")
@@ -139,7 +164,7 @@ def liar(path: Path) -> Path:
     ids=["members", "member", "total", "method", "liar", "encrypted", "cut", "empty"],
 )
 def test_archives_beyond_the_limits_are_refused(
-    make: Callable[[Path], object], code: str, tmp_path: Path
+    make: Callable[[Path], object], code: str, tmp_path: Path, find: Find
 ) -> None:
     path = tmp_path / "a.zip"
     make(path)
@@ -149,7 +174,7 @@ def test_archives_beyond_the_limits_are_refused(
     assert not list((tmp_path / "workspace").iterdir())
 
 
-def test_bomb_is_not_unpacked_far(tmp_path: Path) -> None:
+def test_bomb_is_not_unpacked_far(tmp_path: Path, find: Find) -> None:
     """64 MB of zeros in 64 kB: refused at the ratio, after little more than a megabyte."""
     path = archive(tmp_path / "bomb.zip", {"a": bytes(64 << 20)})
     assert path.stat().st_size < 100_000
@@ -165,14 +190,14 @@ def test_bomb_is_not_unpacked_far(tmp_path: Path) -> None:
     assert (len(found.jobs), len(found.refusals), found.foreign_files) == (0, 0, 1)
 
 
-def test_output_below_the_input_is_passed_over(spool: Spool, tmp_path: Path) -> None:
+def test_output_below_the_input_is_passed_over(spool: Spool, tmp_path: Path, find: Find) -> None:
     source = spool(2)
     found = find(source, tmp_path / "workspace", excluded=source / "s1")
     assert len(found.jobs) == 1
 
 
 def test_headers_are_checked_with_the_overrides_of_the_profile(
-    spool: Spool, tmp_path: Path
+    spool: Spool, tmp_path: Path, find: Find
 ) -> None:
     source = spool(2)
     for path in (source / "s0").iterdir():

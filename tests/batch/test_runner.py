@@ -18,7 +18,7 @@ from typing import Any
 import pydicom
 import pytest
 
-from spider_bundle.batch import jsonlines, runner
+from spider_bundle.batch import intake, jsonlines, runner
 from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.jsonlines import read_lines
 from spider_bundle.batch.manifest import MANIFEST_FILE, Manifest
@@ -27,6 +27,7 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.files import file_sha256
 from spider_bundle.radiographs.pair import study_key
 from spider_bundle.radiographs.write import SyntheticIdentity
+from tests.batch import readers
 from tests.batch.conftest import TINY, contents, strays
 from tests.batch.pipelines import RESULT, Broken, StandIn, StillBorn
 
@@ -91,6 +92,23 @@ def test_every_study_ends_in_one_state_and_takes_no_other_down(
     assert [e["event"] for e in events][:2] == ["start", "intake"]
     assert events[-1]["event"] == "end"
     assert events[-1]["counts"]["skipped"] == 2
+
+
+def test_header_that_kills_its_reader_takes_nothing_down(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, output = spool(3), tmp_path / "out"
+    monkeypatch.setattr(intake, "describe", readers.describe)
+    for number, word in ((0, "hang"), (1, "die")):
+        dataset = pydicom.dcmread(source / f"s{number}" / "lateral.dcm")
+        dataset.ManufacturerModelName = readers.WORDS[word].decode()
+        dataset.save_as(source / f"s{number}" / "lateral.dcm")
+    outcome = batch(source, output, time_limit=5.0)
+    assert (outcome.done, outcome.refused, outcome.exit_code) == (1, 4, 3)
+    assert states(output)[key_of("s2")] == ("done", [])
+    assert states(output)[key_of("s0")] == ("refused", ["E06"])
+    assert [codes for _, codes in states(output).values()].count(["A04"]) == 2
+    assert strays(output) == []
 
 
 def test_hang_ends_at_the_time_limit(spool: Spool, tmp_path: Path) -> None:
@@ -395,6 +413,41 @@ def test_watch_takes_studies_that_are_complete_and_quiet(
     process.terminate()
     assert process.wait() == 0
     assert strays(output) == []
+
+
+@pytest.mark.slow
+def test_watch_does_not_see_its_own_files(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output lies in the spool, and is named by a link."""
+    source, output = spool(2), tmp_path / "link"
+    (source / "out").mkdir()
+    output.symlink_to(source / "out", target_is_directory=True)
+    scan, scans = runner._Run._scan, []
+
+    def counted(*arguments: Any) -> bool:
+        scans.append(time.monotonic())
+        return scan(*arguments)
+
+    def stop() -> None:
+        wait_for(lambda: done(output) == 2)
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(runner._Run, "_scan", counted)
+    thread = threading.Thread(target=stop)
+    thread.start()
+    outcome = batch(source, output, watch=True, quiet_seconds=0.2)
+    thread.join()
+    assert (outcome.done, outcome.refused, outcome.exit_code) == (2, 0, 0)
+    # once when they are seen and once when they are quiet; every result would ask for another
+    assert len(scans) <= 2
+    assert len(list((source / "out" / "audit").iterdir())) == 1
+
+
+def test_output_in_place_of_the_input_is_bad_usage(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must not be the input"):
+        BatchOptions(tmp_path, tmp_path / "a" / "..")
 
 
 def test_watch_ends_at_its_limit(spool: Spool, tmp_path: Path) -> None:

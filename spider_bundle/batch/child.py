@@ -1,0 +1,178 @@
+"""Processes that may die: what strangers' files do to them stays there."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from spider_bundle.batch.codes import BatchCode, BatchError
+
+_START_SECONDS = 600.0
+MEMORY = 2 << 30
+"""Address space that calls may take beyond what the child has after its imports, bytes."""
+
+
+class CallError(Exception):
+    """A call that came to no answer; the message says why and quotes nothing of the data."""
+
+
+class Child:
+    """A process that answers calls one by one, each within a limit of time.
+
+    It starts with the first call. One that hangs or dies is replaced at the next call.
+
+    Args:
+        modules: What to import before the first call, whose time it would take.
+        memory: Bytes of address space that the calls may take (Linux).
+    """
+
+    def __init__(self, modules: Sequence[str] = (), memory: int = MEMORY) -> None:
+        self._modules = tuple(modules)
+        self._memory = memory
+        self._connection: Any = None
+        self._end: Callable[[], None] = lambda: None
+
+    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
+        """Answer of a function.
+
+        Args:
+            function: A function of a module; it and its arguments are pickled.
+            arguments: Its arguments.
+            seconds: Time that it may take.
+
+        Raises:
+            CallError: It took too long, the process died of it, or it raised another error than:
+            OSError: Raised by the function.
+            BatchError: R02, the process cannot start.
+        """
+        if self._connection is None:
+            self._start()
+        try:
+            self._connection.send((function, arguments))
+            if not self._connection.poll(seconds):
+                self.close()
+                raise CallError(f"it took longer than {seconds:g} s")
+            answer, error = self._connection.recv()
+        except (EOFError, OSError):
+            self.close()
+            raise CallError("the process died of it") from None
+        if error is not None:
+            raise error
+        return answer
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._end()
+        self._connection = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        arguments = (theirs, self._modules, self._memory)
+        process = context.Process(target=_serve, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        # who forgets to close must not wait for it at exit: it does not hear that it should end
+        self._end = weakref.finalize(self, _kill, process, self._connection)
+        try:
+            if self._connection.poll(_START_SECONDS):
+                self._connection.recv()
+                return
+        except (EOFError, OSError):
+            pass
+        self.close()
+        raise BatchError(BatchCode.R02, "the process that reads headers could not start")
+
+
+def _kill(process: BaseProcess, connection: Any) -> None:
+    process.kill()
+    process.join()
+    connection.close()
+
+
+def _serve(connection: Any, modules: Sequence[str], memory: int) -> None:
+    """Answer calls until the connection ends; the target of the process."""
+    isolate()
+    for module in modules:
+        importlib.import_module(module)
+    bound_memory(memory)
+    connection.send(None)
+    while True:
+        try:
+            function, arguments = connection.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None]
+        try:
+            answer = function(*arguments), None
+        except OSError as error:
+            answer = None, error
+        except Exception as error:
+            debug(error)
+            answer = None, CallError(f"it failed unexpectedly ({type(error).__name__})")
+        connection.send(answer)
+
+
+def isolate() -> None:
+    """Make the calling process one that its parent alone ends, and that says nothing."""
+    # the service manager signals all processes of a batch; the runner alone decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _silence()
+    _die_with_the_parent()
+
+
+def bound_memory(extra: int) -> None:
+    """Bound the address space of the calling process to what it has and more (Linux).
+
+    Args:
+        extra: Bytes more.
+    """
+    with suppress(ImportError, OSError):
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        limit = pages * resource.getpagesize() + extra
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        if most == resource.RLIM_INFINITY or limit < most:
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def debug(error: BaseException) -> None:
+    """Show where something was raised if ``SPIDER_DEBUG`` is set; it may name files."""
+    if os.environ.get("SPIDER_DEBUG"):
+        traceback.print_exception(error)
+
+
+def _silence() -> None:
+    """Keep what libraries print, which may quote attributes and paths, out of the log."""
+    warnings.simplefilter("ignore")
+    if os.environ.get("SPIDER_DEBUG"):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def _die_with_the_parent() -> None:
+    """End at once when the runner is gone, so that the next one finds no other at work."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,138 @@
+"""What the files of an input say about themselves.
+
+Anybody may have made these files, so a batch calls this in a child process only. No pixels are
+looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spider_bundle.batch.archives import ArchiveLimits, unpack
+from spider_bundle.batch.codes import BatchError, batch_facts
+from spider_bundle.batch.job import Job, Refusal, refused_file
+from spider_bundle.batch.profile import Profile, apparatus
+from spider_bundle.files import file_sha256
+from spider_bundle.radiographs.errors import (
+    Code,
+    Finding,
+    RadiographError,
+    Severity,
+    finding,
+    finding_facts,
+)
+from spider_bundle.radiographs.header import Header, open_dataset
+from spider_bundle.radiographs.overrides import PairOverrides
+from spider_bundle.radiographs.pair import (
+    Candidate,
+    Studies,
+    Study,
+    check_headers,
+    find_studies,
+)
+
+MAXIMUM_FILE_BYTES = 2 << 30
+"""Largest file of a radiograph; when its turn comes it is read into memory as a whole."""
+_PREAMBLE, _MAGIC = 128, b"DICM"
+
+
+def describe(path: Path, key: str) -> Studies | Refusal:
+    """What one file is.
+
+    Args:
+        path: The file.
+        key: Secret of the site.
+
+    Returns:
+        What :func:`find_studies` says of it alone; or a refusal (E01, E02) of a file that claims to
+        be a DICOM file and cannot be read as one.
+    """
+    found = find_studies([path], key=key)
+    if found.foreign_files and _claims_to_be_dicom(path):
+        try:
+            if not Header(open_dataset(path, "radiograph", pixels=False)).is_directory:
+                message = "a damaged DICOM file: it does not say what it holds"
+                raise RadiographError([finding(Code.E01, "radiograph", message)])
+        except RadiographError as error:
+            return refused_file(path, key, _facts(error.findings))
+    return found
+
+
+def group(paths: Sequence[Path], key: str) -> tuple[Study, ...]:
+    """The studies that radiographs belong to."""
+    return find_studies(paths, key=key).studies
+
+
+def check(study: Study, key: str, profile: Profile) -> Job | Refusal:
+    """Whether a study can be taken, by its headers.
+
+    Args:
+        study: Any.
+        key: Secret of the site.
+        profile: What the site states about its apparatus.
+
+    Raises:
+        OSError: A file has vanished.
+    """
+    files = tuple(candidate.path for candidate in study.candidates)
+    if study.frontal is None or study.lateral is None or not study.is_complete:
+        lacks = not {"frontal", "lateral"} <= {c.kind for c in study.candidates}
+        return Refusal(study.key, _facts(study.findings), lacks, files)
+    paths = study.frontal.path, study.lateral.path
+    rule, overrides = None, profile.base
+    found = [*_size_findings(study.frontal, study.lateral)]
+    if not found:
+        try:
+            sides = [apparatus(Header(open_dataset(path, "pair", pixels=False))) for path in paths]
+            rule, overrides = profile.rule_for(*sides)
+            found += check_headers(*paths, PairOverrides.from_mapping(overrides))
+        except RadiographError as error:
+            found += error.findings
+        except ValueError as error:  # overrides of the config are first looked at here
+            message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
+            found.append(finding(Code.E01, "pair", message))
+    if any(f.severity is Severity.ERROR for f in found):
+        return Refusal(study.key, _facts([*study.findings, *found]), files=files)
+    digests = ":".join(map(file_sha256, paths))
+    inputs = hmac.new(key.encode(), digests.encode(), hashlib.sha256).hexdigest()
+    return Job(study.key, *paths, overrides, rule, inputs, files)
+
+
+def unpacked(archive: Path, folder: Path, limits: ArchiveLimits | None) -> list[Mapping[str, Any]]:
+    """Unpack an archive, see :func:`unpack`; what stands against it, nothing if all went well.
+
+    Raises:
+        OSError: The files cannot be written.
+    """
+    try:
+        unpack(archive, folder, limits)
+    except BatchError as error:
+        return [batch_facts(error.code, error.message)]
+    return []
+
+
+def _claims_to_be_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+    except OSError:
+        return False
+
+
+def _size_findings(*sides: Candidate) -> Iterable[Finding]:
+    for side in sides:
+        size = side.path.stat().st_size
+        if size > MAXIMUM_FILE_BYTES:
+            message = f"a file of {size:.3g} bytes is beyond {MAXIMUM_FILE_BYTES:.3g}"
+            yield finding(Code.E16, side.kind, message)
+
+
+def _facts(findings: Iterable[Finding]) -> list[Mapping[str, Any]]:
+    """Findings as plain values, each once."""
+    facts = [finding_facts(found) for found in findings]
+    return list({json.dumps(fact): fact for fact in facts}.values())

@@ -1,0 +1,311 @@
+"""A batch on a Ray cluster of two nodes on this machine: the same results, whatever is lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from spider_bundle.batch.cluster import ClusterOptions, ClusterWorkplace, _Actor, _facts, _Terms
+from spider_bundle.batch.codes import BatchError
+from spider_bundle.batch.crew import Crew, Message, Worker, WorkerLostError
+from spider_bundle.batch.job import Job
+from spider_bundle.batch.manifest import Manifest, State
+from spider_bundle.batch.runner import BatchOptions, Outcome, run_batch
+from spider_bundle.batch.worker import Ended, Ready, WorkerSettings
+from spider_bundle.demo import write_demo_pair
+from spider_bundle.files import file_sha256
+from spider_bundle.networks import SPIDER
+from tests.batch.conftest import strays
+from tests.batch.lossy import SEEN, Lossy, seen
+from tests.batch.pipelines import RESULT, StandIn
+from tests.batch.test_runner import behave, key_of, states
+from tests.tiny import TINY_NETWORK
+
+Spool = Callable[..., Path]
+SIZE = {"object_store_memory": 80 << 20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+
+
+@pytest.fixture(scope="module")
+def cluster(bundle_root: Path) -> Iterator[Any]:
+    """Two nodes with one core each; every port is on the loopback."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else loopback is not enough
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
+        patch.setenv("PYTHONPATH", str(bundle_root))
+        pytest.importorskip("ray", reason="needs the extra cluster")
+        from ray.cluster_utils import Cluster
+
+        folder = tempfile.mkdtemp(prefix="ray-")  # short, for the names of its sockets
+        nodes = Cluster(initialize_head=True, head_node_args={"temp_dir": folder, **SIZE})
+        nodes.add_node(**SIZE)
+        yield nodes
+        nodes.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def batch(cluster: Any, tmp_path: Path) -> Callable[..., Outcome]:
+    """Runs a batch on the cluster."""
+    (tmp_path / SEEN).mkdir()
+
+    def run(source: Path, **options: Any) -> Outcome:
+        place = ClusterOptions(cluster.address, losses=1)
+        given = {"cluster": place, "jobs": 2, "pipeline": Lossy, "device": "cpu", **options}
+        return run_batch(BatchOptions(source, tmp_path / "out", **given))
+
+    return run
+
+
+def test_lost_actor_is_made_good_and_a_hang_is_not(
+    spool: Spool, tmp_path: Path, batch: Callable[..., Outcome]
+) -> None:
+    source, output = spool(5), tmp_path / "out"
+    behave(tmp_path, s0="lose", s1="hang")
+    (output / ".locks").mkdir(parents=True)
+    (output / ".locks" / "cluster-0").touch()  # of a run that was killed
+    outcome = batch(source, jobs=1, time_limit=8.0)
+    wanted = {key_of(f"s{number}"): ("done", list[str]()) for number in (0, 2, 3, 4)}
+    assert states(output) == {**wanted, key_of("s1"): ("failed", ["R05"])}
+    assert (outcome.done, outcome.failed, outcome.exit_code) == (4, 1, 1)
+    for name in ("s0", "s2", "s3", "s4"):
+        result = (output / key_of(name) / RESULT).read_text()
+        assert result == file_sha256(source / name / "frontal.dcm")
+    assert strays(output) == []
+    assert list((output / ".locks").glob("cluster-*")) == []
+    assert len(seen(tmp_path, key_of("s0"))) == 2
+    # nothing that hung or was lost is left behind
+    for _, actor, process in seen(tmp_path):
+        assert not Path(f"/proc/{process}").exists()
+        assert not Path(f"/proc/{actor}").exists()
+
+
+def test_results_are_those_of_one_machine(tmp_path: Path, batch: Callable[..., Outcome]) -> None:
+    for name in ("s0", "s1"):
+        write_demo_pair(tmp_path / "in" / name, name=name, shape=(160, 160), pitch=1.8)
+    torch.manual_seed(0)
+    network = SPIDER(**{name.split("::")[1]: value for name, value in TINY_NETWORK.items()})
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY_NETWORK))
+    options: dict[str, Any] = {
+        "weights": tmp_path / "weights.pt",
+        "config_files": [tmp_path / "tiny.json"],
+        "spacing": 8.0,
+        "shape": 32,
+        "precision": "float32",
+        "device": "cpu",
+    }
+    alone = run_batch(BatchOptions(tmp_path / "in", tmp_path / "alone", **options))
+    assert alone.done == 2
+    assert batch(tmp_path / "in", jobs=1, pipeline=None, **options).done == 2
+    here, there = Manifest(tmp_path / "alone").entries, Manifest(tmp_path / "out").entries
+    assert set(here) == set(there) == {key_of("s0"), key_of("s1")}
+    for key, entry in here.items():
+        other = there[key]
+        assert (entry.state, entry.fingerprint, entry.codes) == (
+            other.state,
+            other.fingerprint,
+            other.codes,
+        )
+        for file in ("ct.nii.gz", "label.nii.gz"):
+            ours, theirs = (nibabel.load(tmp_path / o / key / file) for o in ("alone", "out"))
+            np.testing.assert_array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+            np.testing.assert_array_equal(ours.affine, theirs.affine)
+
+
+@pytest.mark.slow
+def test_batch_survives_a_node(
+    spool: Spool, tmp_path: Path, cluster: Any, batch: Callable[..., Outcome]
+) -> None:
+    """The worker that is to replace the lost one finds no room; the other one does the rest."""
+    source, output = spool(8), tmp_path / "out"
+    behave(tmp_path, seconds=0.5)
+    extra = next(iter(cluster.worker_nodes))
+    raylet = extra.all_processes["raylet"][0].process.pid
+
+    def remove() -> None:
+        while raylet not in {node for node, _, _ in seen(tmp_path)}:
+            time.sleep(0.05)
+        cluster.remove_node(extra, allow_graceful=False)
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    outcome = batch(source)
+    thread.join()
+    assert (outcome.done, outcome.failed, outcome.exit_code) == (8, 0, 0)
+    assert [state for state, _ in states(output).values()] == ["done"] * 8
+    assert len(seen(tmp_path)) > 8
+    assert strays(output) == []
+    cluster.add_node(**SIZE)
+
+
+def settings(tmp_path: Path, **values: Any) -> WorkerSettings:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"weights")
+    config = {"output_dir": str(tmp_path / "out"), "weights": str(weights), **values}
+    return WorkerSettings(config=config, pipeline=StandIn)
+
+
+def job(tmp_path: Path) -> Job:
+    files = (tmp_path / "frontal.dcm", tmp_path / "lateral.dcm")
+    return Job("0" * 16, *files, {}, None, "inputs", files)
+
+
+def fly(crew: Crew, jobs: Sequence[Job], steps: int = 1000) -> dict[str, list[str]]:
+    """Codes of each study in the order in which they end."""
+    crew.add(jobs)
+    ended: dict[str, list[str]] = {}
+    for _ in range(steps):
+        if not crew.waiting and not crew.at_hand:
+            return ended
+        ended |= {e.study_key: [f["code"] for f in e.findings] for e in crew.step()}
+    pytest.fail("it never ended")
+
+
+def test_unreachable_cluster_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    with socket.socket() as bound:  # but nobody listens
+        bound.bind(("127.0.0.1", 0))
+        cluster = ClusterOptions(f"127.0.0.1:{bound.getsockname()[1]}")
+        with pytest.raises(BatchError, match="R10 the cluster cannot be reached"):
+            ClusterWorkplace(settings(tmp_path), cluster, "cpu").recruit()
+
+
+def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
+    options = ClusterOptions(cluster.address, cpus=99, start_seconds=1.0)
+    crew = Crew(ClusterWorkplace(settings(tmp_path), options, "cpu"), 1, 600.0)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(BatchError, match="R10 no worker could start within 1 s"):
+        fly(crew, [job(tmp_path)])
+    # Ray's own handler would end the runner at the first SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is handler
+    crew.kill()
+
+
+def test_node_looks_at_itself_before_it_works(tmp_path: Path) -> None:
+    told, locks = settings(tmp_path), tmp_path / "out" / ".locks"
+    locks.mkdir(parents=True)
+    token = locks / "cluster-1"
+    terms = _Terms(token, _facts(told))
+
+    def answer(told: WorkerSettings, terms: _Terms) -> str:
+        error = _Actor().start(told, terms).error
+        return str(error).partition(". To do")[0] if error else ""
+
+    assert answer(told, terms).startswith("R09 a node cannot write to the output folder")
+    token.write_text("another run")
+    assert answer(told, terms).startswith("R09")
+    token.write_text(token.name)
+    old = replace(terms, facts={**terms.facts, "torch": "0.1"})
+    assert answer(told, old) == "R11 a node has not the same: torch"
+    (tmp_path / "weights.pt").write_bytes(b"other weights")
+    assert answer(told, terms) == "R11 a node has not the same: the weights"
+    (tmp_path / "weights.pt").unlink()
+    assert answer(told, terms) == "R11 a node has not the same: the weights"
+    assert [path.name for path in locks.iterdir()] == [token.name]
+
+
+def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
+    tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actor sees no study; this machine sees it the first time only."""
+    place = ClusterWorkplace(settings(tmp_path), ClusterOptions(cluster.address), "cpu")
+    crew = Crew(place, 1, 600.0)
+    monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: path.exists())
+    assert fly(crew, [job(tmp_path)]) == {"0" * 16: ["R07"]}
+    monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: True)
+    with pytest.raises(BatchError, match="R09 a node does not see the files"):
+        fly(crew, [job(tmp_path)])
+    crew.kill()
+
+
+class Mortal:
+    """A worker that dies of study ``x``, is lost with ``y``, and does the others."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self.is_new = True
+
+    def hand(self, job: Job) -> None:
+        self.jobs.append(job)
+
+    def messages(self) -> Iterator[Message]:
+        if self.is_new:
+            self.is_new = False
+            yield Ready()
+        while self.jobs:
+            if self.jobs[0].study_key == "x":
+                raise EOFError
+            if self.jobs[0].study_key == "y":
+                raise WorkerLostError
+            yield Ended(self.jobs.pop(0).study_key, State.DONE, [], {})
+
+    def kill(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Graveyard:
+    """A workplace of mortals."""
+
+    def __init__(self, losses: int) -> None:
+        self.losses = losses
+        self.recruited = 0
+
+    def recruit(self) -> Mortal:
+        self.recruited += 1
+        return Mortal()
+
+    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
+        pass
+
+    def check_start(self, seconds: float) -> None:
+        assert seconds < 60
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("losses", [0, 1, 4])
+def test_study_that_is_lost_alone_is_tried_so_often_and_no_more(
+    tmp_path: Path, losses: int
+) -> None:
+    jobs = [replace(job(tmp_path), study_key=key) for key in "axbyc"]
+    place = Graveyard(losses)
+    ended = fly(Crew(place, 1, 600.0), jobs)
+    assert ended == {"a": [], "x": ["R04"], "b": [], "y": ["R04"], "c": []}
+    # one to start with, and one after each death but the last: of x among others and alone, of y
+    # among others, if it ever was, and alone
+    assert 1 + 2 + losses <= place.recruited <= 1 + 2 + 2 + losses
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"address": "auto"},
+        {"address": "ray://head:10001"},
+        {"address": "head:6379", "cpus": 0},
+        {"address": "head:6379", "gpus": -1.0},
+        {"address": "head:6379", "gpus": 1.5},
+        {"address": "head:6379", "losses": -1},
+    ],
+)
+def test_options_that_cannot_be_are_told(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"HOST:PORT|must"):
+        ClusterOptions(**wrong)
