@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
 from spider_bundle.files import file_sha256
-from spider_bundle.geometry import Grid
-from spider_bundle.intensity import attenuation, denormalise_hu
-from spider_bundle.outputs.dicom_ct import DicomIdentity, write_ct_series
-from spider_bundle.outputs.dicom_seg import write_segmentation
+from spider_bundle.intensity import denormalise_hu
+from spider_bundle.outputs.dicom import write_dicom
 from spider_bundle.outputs.extras import require_extra
 from spider_bundle.outputs.mesh import write_meshes
-from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts
+from spider_bundle.outputs.result import StudyResult, study_result
 from spider_bundle.outputs.study import StudyError, write_study
-from spider_bundle.projection import project_volume
-from spider_bundle.radiographs.identity import SourceIdentity
-
-DICOM_CT_FOLDER = "dicom/ct"
-DICOM_SEGMENTATION_FILE = "dicom/seg.dcm"
 
 _log = logging.getLogger(__name__)
 
@@ -118,54 +107,27 @@ class WriteStudyd(Transform):
             ValueError: The volumes do not fit the grid.
         """
         out = dict(data)
-        start = time.perf_counter()
-        meta = out["image"].meta
-        loaded = json.loads(meta["report"])
-        grid = Grid.from_ras(np.asarray(meta["original_affine"]), out["ct"].shape[1:])
-        hu = torch.Tensor.as_subclass(out["ct"], torch.Tensor)[0]
-        image = torch.Tensor.as_subclass(out["image"], torch.Tensor).cpu()
-        projected = project_volume(
-            attenuation(hu.float())[None],
-            torch.from_numpy(grid.affine)[None],
-            torch.as_tensor(meta["projection"]).cpu()[None],
-            (image.shape[-2], image.shape[-1]),
-        )[0]
-        timings = {"read": loaded["read_s"]}
-        if self.clock is not None:
-            timings["reconstruct"] = self.clock.seconds
-        timings["reproject"] = time.perf_counter() - start
-        facts = RunFacts(
+        study = study_result(
+            out,
             device=self.device,
             weights_sha256=self.weights_sha256,
-            views=loaded["views"],
-            assumptions=[ISOCENTRIC, NO_COMMON_FRAME]
-            if loaded["isocentric_assumed"]
-            else [ISOCENTRIC],
-            findings=loaded["findings"],
-            timings=timings,
-        )
-        labels = torch.Tensor.as_subclass(out["pred"], torch.Tensor)[0].numpy()
-        extras = partial(
-            self._write_extras,
-            hu=hu.numpy(),
-            labels=labels,
-            grid=grid,
-            identity=self._identity(meta),
+            seconds=None if self.clock is None else self.clock.seconds,
+            keep_identity=self.keep_identity,
         )
         try:
             folder = write_study(
                 self.output_dir,
-                meta["study_key"],
-                hu=hu.numpy(),
-                labels=labels,
-                grid=grid,
-                image=image.numpy(),
-                reprojection=projected.numpy(),
-                facts=facts,
-                mask=torch.as_tensor(out["mask"]).cpu().numpy(),
+                study.study_key,
+                hu=study.hu,
+                labels=study.labels,
+                grid=study.grid,
+                image=study.image,
+                reprojection=study.reprojection,
+                facts=study.facts,
+                mask=study.mask,
                 pixel_size=self.pixel_size,
-                hidden=loaded["burned_in"],
-                extras=extras,
+                hidden=study.burned_in,
+                extras=partial(self._write_extras, study=study),
                 html=self.html,
             )
         except (StudyError, OSError) as error:
@@ -173,32 +135,18 @@ class WriteStudyd(Transform):
                 raise
             # the text of an OSError names the file
             why = str(error) if isinstance(error, StudyError) else error.strerror
-            self.failed[meta["study_key"]] = why = why or type(error).__name__
+            self.failed[study.study_key] = why = why or type(error).__name__
             _log.error(
                 "study %s: R01 its result could not be written: %s. To do: see to the space and "
                 "the rights of the output folder and run again",
-                meta["study_key"],
+                study.study_key,
                 why,
             )
             return out
         out["result"] = {"study": str(folder)}
         return out
 
-    def _identity(self, meta: Mapping[str, Any]) -> DicomIdentity:
-        source = None
-        if self.keep_identity:
-            source = SourceIdentity.from_json(meta["source_identity"])
-        return DicomIdentity(meta["study_key"], source, self.weights_sha256)
-
-    def _write_extras(
-        self,
-        folder: Path,
-        *,
-        hu: npt.NDArray[Any],
-        labels: npt.NDArray[Any],
-        grid: Grid,
-        identity: DicomIdentity,
-    ) -> None:
+    def _write_extras(self, folder: Path, *, study: StudyResult) -> None:
         """Write the optional files.
 
         Raises:
@@ -206,11 +154,9 @@ class WriteStudyd(Transform):
         """
         try:
             if self.dicom:
-                ct_files = write_ct_series(folder / DICOM_CT_FOLDER, hu, grid, identity)
-                path = folder / DICOM_SEGMENTATION_FILE
-                write_segmentation(path, labels, grid, ct_files, identity)
+                write_dicom(folder, study)
             if self.mesh:
-                write_meshes(folder, labels, grid)
+                write_meshes(folder, study.labels, study.grid)
         except (ValueError, TypeError) as error:
             # its text may quote a value of the patient's
             raise StudyError(

@@ -129,7 +129,7 @@ def test_an_output_that_cannot_be_made_leaves_no_half_study(
     def refuse(*_: object) -> None:
         raise ValueError("Planted^Name is odd")
 
-    monkeypatch.setattr(transforms, "write_segmentation", refuse)
+    monkeypatch.setattr(transforms, "write_dicom", refuse)
     code, output = infer(pair, tmp_path, "--dicom")
     assert code == EXIT_FAILED
     assert "R01" in caplog.text

@@ -1,0 +1,121 @@
+"""The MONAI Deploy application and its start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.deploy.conditions import CountCondition
+from monai.deploy.core import Application, RuntimeEnv, parse_args
+
+from spider_bundle.api import Reconstructor
+from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED
+from spider_bundle.deploy.operators import (
+    RESULTS,
+    STUDIES,
+    DicomWriterOperator,
+    RadiographLoaderOperator,
+    ReconstructionOperator,
+)
+from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
+
+_log = logging.getLogger(__name__)
+
+
+class SpiderApplication(Application):
+    """Radiographs in, DICOM CT series and segmentation out.
+
+    Args:
+        input_folder: Any tree of files.
+        output_folder: Folder for the results.
+        reconstructor: The bundle's network, with the settings.
+
+    Attributes:
+        writer: The last operator, once the application is composed.
+    """
+
+    def __init__(
+        self,
+        input_folder: Path,
+        output_folder: Path,
+        reconstructor: Reconstructor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        self.input_folder = input_folder
+        self.output_folder = output_folder
+        self.reconstructor = reconstructor
+        self.writer: DicomWriterOperator | None = None
+        super().__init__(*args, **kwargs)
+
+    def compose(self) -> None:
+        """Chain the operators."""
+        loader = RadiographLoaderOperator(
+            self,
+            CountCondition(self, 1),
+            input_folder=self.input_folder,
+            reconstructor=self.reconstructor,
+            name="radiograph_loader",
+        )
+        reconstruction = ReconstructionOperator(
+            self, reconstructor=self.reconstructor, name="reconstruction"
+        )
+        self.writer = DicomWriterOperator(
+            self, output_folder=self.output_folder, name="dicom_writer"
+        )
+        self.add_flow(loader, reconstruction, {(STUDIES, STUDIES)})
+        self.add_flow(reconstruction, self.writer, {(RESULTS, RESULTS)})
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the application as its environment or its arguments say.
+
+    Args:
+        argv: Program and arguments (``-i``, ``-o``, ``-m``), which come before the variables
+            ``HOLOSCAN_INPUT_PATH``, ``HOLOSCAN_OUTPUT_PATH`` and ``HOLOSCAN_MODEL_PATH``.
+
+    Returns:
+        Exit code: 0 all done, 1 unexpected failure, 3 a study was refused or there was none.
+    """
+    given, environment = parse_args(list(argv or sys.argv)), RuntimeEnv()
+    # not the SDK's own set-up, which logs paths, and a folder is often named after its patient
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    warnings.simplefilter("ignore")
+    try:
+        application = SpiderApplication(
+            Path(given.input or environment.input),
+            Path(given.output or environment.output),
+            _reconstructor(find_bundle(given.model or environment.model), read_settings()),
+        )
+        application.run()
+    except Exception as error:
+        if os.environ.get("SPIDER_DEBUG"):
+            raise
+        # the text of an unexpected error may quote a path or an attribute: name its kind only
+        _log.error(
+            "R02 the run failed (%s). To do: run again with SPIDER_DEBUG=1 to see where; the "
+            "details may name files. Results that are complete stay.",
+            type(error).__name__,
+        )
+        return EXIT_FAILED
+    assert application.writer is not None  # composed by now
+    written, refused = application.writer.written, application.writer.refused
+    _log.info("%d reconstructed, %d refused", written, refused)
+    return EXIT_REFUSED if refused or not written else 0
+
+
+def _reconstructor(bundle: Path, settings: Settings) -> Reconstructor:
+    return Reconstructor(
+        spacing=settings.spacing,
+        shape=settings.shape,
+        device=settings.device or None,
+        precision=settings.precision,
+        overrides=settings.overrides,
+        keep_identity=settings.keep_identity,
+        root=bundle,
+    )

@@ -1,0 +1,168 @@
+"""Operators of the MONAI Deploy application.
+
+The stock inference operator hands volumes on as 8-bit images, which would destroy the HU, and there
+is no stock writer of CT series. These operators pass the volumes on as they are: int16 HU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.deploy.core import Operator, OperatorSpec
+
+from spider_bundle.api import Reconstructor
+from spider_bundle.outputs.dicom import write_dicom
+from spider_bundle.outputs.refusals import write_refusals
+from spider_bundle.outputs.report import REPORT_FILE, describe_files, write_report
+from spider_bundle.outputs.result import StudyResult
+from spider_bundle.outputs.study import study_folder
+from spider_bundle.radiographs.dataset import StudyDataset
+
+STUDIES = "studies"
+RESULTS = "results"
+
+
+@dataclass(frozen=True, eq=False)
+class Intake:
+    """What the loader found.
+
+    Attributes:
+        items: Studies as the network will see them.
+        refused: Study key and findings of each study that cannot be used.
+    """
+
+    items: Sequence[Any]
+    refused: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstructed:
+    """What the network made of it.
+
+    Attributes:
+        results: One for each study that could be used.
+        refused: As in :class:`Intake`.
+    """
+
+    results: Sequence[StudyResult]
+    refused: Sequence[Mapping[str, Any]]
+
+
+class RadiographLoaderOperator(Operator):
+    """Finds the studies below a folder and reads their radiograph pairs.
+
+    Named output ``studies``: :class:`Intake`.
+
+    Args:
+        fragment: The application.
+        args: Conditions.
+        input_folder: Any tree of files.
+        reconstructor: Reads the radiographs.
+        kwargs: Of the base class.
+    """
+
+    def __init__(
+        self,
+        fragment: Any,
+        *args: Any,
+        input_folder: Path,
+        reconstructor: Reconstructor,
+        **kwargs: Any,
+    ) -> None:
+        self.input_folder = input_folder
+        self.reconstructor = reconstructor
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Declare the output."""
+        spec.output(STUDIES)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Read every study; what cannot be used is refused with a code and logged."""
+        stated = self.reconstructor.overrides
+        dataset = StudyDataset(
+            self.input_folder,
+            transform=lambda entry: self.reconstructor.read(entry["image"]),
+            key=self.reconstructor.site_key,
+            allow_secondary_capture=stated.frontal.allow_secondary_capture
+            or stated.lateral.allow_secondary_capture,
+        )
+        items = [dataset[index] for index in range(len(dataset))]
+        op_output.emit(Intake(items, dataset.refused), STUDIES)
+
+
+class ReconstructionOperator(Operator):
+    """Runs the network; the HU stay int16.
+
+    Named input ``studies``: :class:`Intake`. Named output ``results``: :class:`Reconstructed`.
+
+    Args:
+        fragment: The application.
+        args: Conditions.
+        reconstructor: The network.
+        kwargs: Of the base class.
+    """
+
+    def __init__(
+        self, fragment: Any, *args: Any, reconstructor: Reconstructor, **kwargs: Any
+    ) -> None:
+        self.reconstructor = reconstructor
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Declare input and output."""
+        spec.input(STUDIES)
+        spec.output(RESULTS)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Reconstruct every study."""
+        intake = op_input.receive(STUDIES)
+        results = [self.reconstructor.study(item) for item in intake.items]
+        op_output.emit(Reconstructed(results, intake.refused), RESULTS)
+
+
+class DicomWriterOperator(Operator):
+    """Writes a CT series, a segmentation on it and the report of each study.
+
+    They go to ``<output_folder>/<study key>/``, which appears as a whole; ``refused.json`` lists
+    the studies that could not be used. Named input ``results``: :class:`Reconstructed`.
+
+    Args:
+        fragment: The application.
+        args: Conditions.
+        output_folder: Folder for the results.
+        kwargs: Of the base class.
+
+    Attributes:
+        written: Number of studies written.
+        refused: Number of studies refused.
+    """
+
+    def __init__(self, fragment: Any, *args: Any, output_folder: Path, **kwargs: Any) -> None:
+        self.output_folder = output_folder
+        self.written = 0
+        self.refused = 0
+        super().__init__(fragment, *args, **kwargs)
+
+    def setup(self, spec: OperatorSpec) -> None:
+        """Declare the input."""
+        spec.input(RESULTS)
+
+    def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
+        """Write every study.
+
+        Raises:
+            StudyError: See :func:`~spider_bundle.outputs.study.study_folder`.
+            OSError: The disk refused.
+        """
+        done = op_input.receive(RESULTS)
+        write_refusals(self.output_folder, done.refused)
+        self.refused = len(done.refused)
+        for study in done.results:
+            with study_folder(self.output_folder, study.study_key) as folder:
+                write_dicom(folder, study)
+                write_report(folder / REPORT_FILE, study.report(describe_files(folder)))
+            self.written += 1

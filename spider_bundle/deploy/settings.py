@@ -1,0 +1,89 @@
+"""Settings of the MONAI Deploy application: the section ``reconstruction`` of ``app.yaml``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+CONFIG_VARIABLE = "HOLOSCAN_CONFIG_PATH"
+"""Names the settings file inside a container that ``monai-deploy package`` made."""
+
+SECTION = "reconstruction"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the application reconstructs.
+
+    Attributes:
+        spacing: Voxel size, mm.
+        shape: Voxels along each axis.
+        device: cpu, cuda or cuda:N; the best there is if empty.
+        precision: auto, float32 or bfloat16.
+        keep_identity: Whether results belong to the patient and study of the radiographs; otherwise
+            to a new pseudonymous patient.
+        overrides: Statements about the radiographs, see
+            :meth:`~spider_bundle.radiographs.overrides.PairOverrides.from_mapping`.
+    """
+
+    spacing: float = 2.0
+    shape: int = 128
+    device: str = ""
+    precision: str = "auto"
+    keep_identity: bool = False
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        path: The YAML file; if not given, the one that ``HOLOSCAN_CONFIG_PATH`` names, then the one
+            of the package.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is no YAML mapping, or names a setting that does not exist.
+    """
+    named = path or os.environ.get(CONFIG_VARIABLE) or Path(__file__).with_name("app.yaml")
+    try:
+        content = ConfigParser.load_config_file(str(named))
+    except OSError:
+        raise
+    except Exception as error:  # each parser has its own
+        raise ValueError("the settings file is no YAML") from error
+    if not isinstance(content, Mapping):
+        raise ValueError("the settings file is no mapping")
+    values = content.get(SECTION) or {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{SECTION} is no mapping")
+    unknown = set(values) - {entry.name for entry in fields(Settings)}
+    if unknown:
+        raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
+    return Settings(**values)
+
+
+def find_bundle(model_path: str | os.PathLike[str]) -> Path:
+    """The bundle in the model folder of the application.
+
+    Args:
+        model_path: The bundle's folder, or a folder with the bundle as a subfolder, which is how
+            ``monai-deploy package`` places models.
+
+    Raises:
+        FileNotFoundError: There is none, or more than one.
+    """
+    folder = Path(model_path)
+    found = [
+        place
+        for place in (folder, *sorted(folder.glob("*")))
+        if (place / "configs" / "inference.json").is_file()
+    ]
+    if len(found) != 1:
+        raise FileNotFoundError(f"{len(found)} bundles in the model folder instead of one")
+    return found[0]
