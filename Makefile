@@ -4,12 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint types results clean
+.PHONY: demo test lint types docs results clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[codecs,dev,dicom,mesh,pacs,train]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[cluster,codecs,dev,dicom,docs,mesh,pacs,train]"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -28,6 +28,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# The documentation site, in docs/_build/html; warnings are errors.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
+
 # Rebuild every table and figure of the documentation; needs the data (SPIDER_DATA).
 results: $(VENV)/.installed
 	$(BIN)/spider evaluate
@@ -37,4 +41,4 @@ results: $(VENV)/.installed
 	$(BIN)/python benchmarks/publish.py
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) .venv-label .venv-deploy demo build docs/_build docs/_generated *.egg-info

@@ -54,7 +54,7 @@ class ViewPosition(StrEnum):
 
     @property
     def canonical_orientation(self) -> tuple[str, str]:
-        """PatientOrientation in which the network sees this view: columns, rows."""
+        """PatientOrientation (columns, rows) in which the network sees this view."""
         return ("L", "F") if self.is_frontal else ("P", "F")
 
 
@@ -181,7 +181,7 @@ class View:
 
     @property
     def matrix(self) -> FloatArray:
-        """Projection matrix of shape ``(3, 4)``: LPS mm to homogeneous (column, row) pixels.
+        """Projection matrix of shape ``(3, 4)``, from LPS mm to homogeneous (column, row) pixels.
 
         The scale is chosen so that the third homogeneous coordinate is the depth divided by SDD.
         """

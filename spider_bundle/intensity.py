@@ -14,7 +14,7 @@ HU_FILE_RANGE: tuple[int, int] = (-1024, 3071)
 """Range of HU in files (12 bit CT)."""
 
 MU_WATER: float = 0.02
-"""Linear attenuation of water at about 63 keV, 1/mm (NIST XCOM: 0.0204 at 60, 0.0184 at 80 keV)."""
+"""Linear attenuation of water at about 63 keV, 1/mm (NIST XCOM, 0.0204 at 60, 0.0184 at 80 keV)."""
 
 Array = TypeVar("Array", torch.Tensor, "np.ndarray")
 

@@ -29,9 +29,9 @@ def sensitivity(
 
     Args:
         data: Datalist entries of the cases.
-        settings: By title what is wrong: ``error`` (:class:`~spider_bundle.simulation.
-            GeometryError`) and ``tone`` (:class:`~spider_bundle.simulation.ToneCurved`), each by
-            its arguments.
+        settings: By title what is wrong: ``error``
+            (:class:`~spider_bundle.simulation.GeometryError`) and ``tone``
+            (:class:`~spider_bundle.simulation.ToneCurved`), each by its arguments.
         method: The method.
         output_dir: Folder to write to, created if absent.
         image_size: Rows and columns of the network's image.

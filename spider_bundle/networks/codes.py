@@ -48,7 +48,7 @@ class FourierCode(PointCode):
 
     As no frequency mixes axes, the code of a regular grid is three short tables: decoding a grid
     needs no code of the single points (see
-    :meth:`spider_bundle.networks.SPIDER.decode_grid`).
+    :meth:`spider_bundle.networks.spider.SPIDER.decode_grid`).
 
     Args:
         octaves: Number of frequencies per axis.

@@ -14,7 +14,7 @@ class ImplicitDecoder(nn.Module):
 
     The first layer is kept apart from the trunk because it is linear in the sampled features: it
     can be applied to the feature maps before sampling
-    (:meth:`spider_bundle.networks.SPIDER.decode_grid`).
+    (:meth:`spider_bundle.networks.spider.SPIDER.decode_grid`).
 
     Args:
         in_channels: Features of all views and the code of the point together.

@@ -28,11 +28,11 @@ WIDTH, HEIGHT = 1600, 812
 """Size of the picture in pixels."""
 
 DISPLAY_WINDOW: tuple[float, float] = (-200.0, 1500.0)
-"""HU shown as black and white: soft tissue dark grey, dense bone white."""
+"""HU shown as black and white; soft tissue is dark grey, dense bone white."""
 
 OVERLAY_OPACITY = 0.55
 SOFT_TISSUE_OPACITY = 0.25
-"""Soft tissue covers much of the head: it is only tinted."""
+"""Soft tissue covers much of the head, so it is only tinted."""
 
 FOOTER = "Research use only. Not for diagnosis."
 

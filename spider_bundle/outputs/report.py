@@ -27,7 +27,7 @@ from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES
 
 SCHEMA_VERSION = "1.0"
 REPORT_FILE = "report.json"
-"""Written last: a folder without it is not a finished study."""
+"""Written last; a folder without it is not a finished study."""
 
 INTENDED_USE = "Research use only. Never for diagnosis, treatment planning or patient management."
 

@@ -94,7 +94,7 @@ class ViewEvidence:
 
     @property
     def role(self) -> str:
-        """Role for findings: ``frontal``, ``lateral`` or ``radiograph``."""
+        """Role for findings, ``frontal``, ``lateral`` or ``radiograph``."""
         return self.kind if self.kind in ("frontal", "lateral") else "radiograph"
 
 
