@@ -42,7 +42,7 @@ CONFIGS = (
     "inference",
     "batch",
 )
-SYSTEM = ("apt-get ", "useradd ", "systemctl ", "podman ", "RUN ")
+SYSTEM = ("apt-get ", "useradd ", "systemctl ", "podman ", "RUN ", "ray ", "monai-deploy ")
 COMMANDS = ("run", "verify_metadata", "verify_net_in_out", "ckpt_export")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

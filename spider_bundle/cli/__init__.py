@@ -14,6 +14,7 @@ from spider_bundle.cli.batch import batch
 from spider_bundle.cli.demo import demo
 from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from spider_bundle.cli.evaluate import evaluate
+from spider_bundle.cli.export import export
 from spider_bundle.cli.infer import infer
 from spider_bundle.cli.listen import listen
 from spider_bundle.cli.prepare import prepare
@@ -38,5 +39,5 @@ def main() -> None:
     warnings.simplefilter("ignore")
 
 
-for _command in (demo, infer, batch, evaluate, prepare, listen, send):
+for _command in (demo, infer, batch, evaluate, prepare, listen, send, export):
     app.command()(_command)

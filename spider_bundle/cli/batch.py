@@ -24,6 +24,7 @@ from spider_bundle.cli.options import (
     check_extras,
     computation,
 )
+from spider_bundle.cli.send import check_peer, deliver
 
 
 def batch(
@@ -68,6 +69,12 @@ def batch(
     ] = None,
     key_file: KeyFile = None,
     create_key_file: CreateKeyFile = False,
+    cluster: Annotated[
+        str, typer.Option(help="HOST:PORT of a Ray cluster whose nodes do the work.")
+    ] = "",
+    store_to: Annotated[
+        str, typer.Option(help="Then send the DICOM results to this PACS, AE@host:port.")
+    ] = "",
     weights: Weights = None,
     config_file: Annotated[
         list[Path] | None,
@@ -82,16 +89,25 @@ def batch(
     Exit codes: 0 all done, 1 failures, 2 bad usage, 3 refused studies or none found, 4 stopped
     before the end. How each study ended is in OUTPUT/manifest.jsonl.
     """
+    from spider_bundle.batch.cluster import ClusterOptions
     from spider_bundle.batch.codes import BatchCode, BatchError
     from spider_bundle.batch.runner import EXIT_UNFINISHED, BatchOptions, plan_batch, run_batch
+    from spider_bundle.outputs.extras import MissingExtraError, require_extra
 
-    with bad_usage():
+    with bad_usage(MissingExtraError):
         if on_error not in ("continue", "stop"):
             raise ValueError(f"--on-error takes continue or stop, got {on_error!r}")
         if create_key_file and key_file is None:
             raise ValueError("--create-key-file needs --key-file")
-        computation(device, precision)
+        if store_to and (watch or not dicom):
+            raise ValueError(
+                "--store-to sends DICOM results when the batch has ended: give --dicom, and with "
+                "--watch run spider send from a timer instead"
+            )
+        computation("" if cluster else device, precision)  # the device is that of the nodes
         check_extras(dicom, mesh, keep_identity)
+        if cluster:
+            require_extra("cluster")
         options = BatchOptions(
             source,
             output,
@@ -117,7 +133,10 @@ def batch(
             keep_identity=keep_identity,
             config_files=config_file or (),
             bundle_root=bundle_root,
+            cluster=ClusterOptions(cluster) if cluster else None,
         )
+    if store_to:
+        check_peer(store_to)
     try:
         with written(
             "the batch could not go on",
@@ -135,5 +154,8 @@ def batch(
             raise typer.BadParameter(str(error)) from None
         fail(str(error), EXIT_UNFINISHED if error.code is BatchCode.R08 else EXIT_FAILED)
     typer.echo(", ".join(f"{number} {name}" for name, number in outcome.counts.items() if number))
-    if outcome.exit_code:
-        raise typer.Exit(outcome.exit_code)
+    exit_code = outcome.exit_code
+    if store_to and not dry_run and deliver(output, store_to).problems:
+        exit_code = exit_code or EXIT_FAILED
+    if exit_code:
+        raise typer.Exit(exit_code)

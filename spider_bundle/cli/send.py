@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, fail, written
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
 from spider_bundle.cli.options import require_pacs
+
+if TYPE_CHECKING:
+    from spider_bundle.pacs.store import SendOutcome
 
 
 def send(
@@ -29,7 +32,32 @@ def send(
     Exit codes: 0 all sent, now or before, 1 something could not be sent, 2 bad usage, 3 there are
     no DICOM results. What was sent is in RESULTS/sent.jsonl.
     """
-    require_pacs()
+    outcome = deliver(results, to, calling_ae, (retries, pause, timeout))
+    if outcome.problems:
+        raise typer.Exit(EXIT_FAILED)
+    if not outcome.studies:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def deliver(
+    results: Path,
+    to: str,
+    calling_ae: str = "SPIDER",
+    patience: tuple[int, float, float] = (3, 5.0, 30.0),
+) -> SendOutcome:
+    """Send results and tell what became of them.
+
+    Args:
+        results: Output folder of infer or batch.
+        to: The peer, AE@host:port.
+        calling_ae: Own AE title.
+        patience: Further attempts, pause and timeout, s; see the options of `spider send`.
+
+    Raises:
+        typer.BadParameter: N01, or the extra is not installed.
+        typer.Exit: What was sent cannot be recorded, or another process sends.
+    """
+    check_peer(to)
     from spider_bundle.pacs.codes import PacsCode, PacsError
     from spider_bundle.pacs.peer import Peer
     from spider_bundle.pacs.store import Patience, send_results
@@ -40,7 +68,7 @@ def send(
             "see to the space and the rights of the results' folder and run again",
         ):
             outcome = send_results(
-                results, Peer.parse(to), calling_ae, patience=Patience(retries, pause, timeout)
+                results, Peer.parse(to), calling_ae, patience=Patience(*patience)
             )
     except PacsError as error:
         if error.code is PacsCode.N01:
@@ -52,7 +80,18 @@ def send(
     )
     for problem in outcome.problems:
         typer.echo(str(problem), err=True)
-    if outcome.problems:
-        raise typer.Exit(EXIT_FAILED)
-    if not outcome.studies:
-        raise typer.Exit(EXIT_REFUSED)
+    return outcome
+
+
+def check_peer(to: str) -> None:
+    """Refuse what cannot be sent to before anything else is done.
+
+    Raises:
+        typer.BadParameter: N01, or the extra is not installed.
+    """
+    require_pacs()
+    from spider_bundle.pacs.codes import PacsError
+    from spider_bundle.pacs.peer import Peer
+
+    with bad_usage(PacsError):
+        Peer.parse(to)

@@ -60,9 +60,14 @@ def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int] | None:
     at = frame.find(_SIZ)
     if at < 0 or len(frame) < at + 42:
         return None
-    right, bottom, left, top, tile_width, tile_height, *_, components = struct.unpack_from(
-        ">8IH", frame, at + 8
+    right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, components = (
+        struct.unpack_from(">8IH", frame, at + 8)
     )
+    # the first tile holds the image's corner (ISO/IEC 15444-1 B.3); GDCM aborts where it does not
+    if not (
+        tile_left <= left < tile_left + tile_width and tile_top <= top < tile_top + tile_height
+    ):
+        return None
     least = min(_MINIMUM_TILE, right - left, bottom - top)
     if min(tile_width, tile_height) < least:
         return None

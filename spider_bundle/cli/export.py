@@ -1,0 +1,29 @@
+"""`spider export`: the network as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spider_bundle.cli.ends import bad_usage, written
+from spider_bundle.cli.options import BundleRoot, Weights
+
+
+def export(
+    output: Annotated[Path, typer.Argument(help="File to write, .onnx.", dir_okay=False)],
+    part: Annotated[str, typer.Option(help="network, encoder or decoder.")] = "network",
+    weights: Weights = None,
+    bundle_root: BundleRoot = None,
+) -> None:
+    """Write the network with its weights as an ONNX file; the geometry is an input of it."""
+    with bad_usage():
+        from spider_bundle.exports import Part, export_bundle
+        from spider_bundle.outputs.extras import MissingExtraError
+
+        chosen = Part(part)
+    action = "see to the space and the rights of its folder and export again"
+    with bad_usage(MissingExtraError), written("the file could not be written", action):
+        export_bundle(output, chosen, weights=weights, root=bundle_root)
+    typer.echo(f"{chosen.value} written to {output}")
