@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+from spider_bundle.codes import CodedError, CodeInfo
 
 
 class BatchCode(StrEnum):
@@ -29,86 +30,73 @@ class BatchCode(StrEnum):
     S01 = "S01"
 
 
-@dataclass(frozen=True)
-class BatchCodeInfo:
-    """What a code means.
-
-    Attributes:
-        condition: When it is raised.
-        action: What the operator can do.
-    """
-
-    condition: str
-    action: str
-
-
-BATCH_CODES: Mapping[BatchCode, BatchCodeInfo] = MappingProxyType(
+BATCH_CODES: Mapping[BatchCode, CodeInfo] = MappingProxyType(
     {
-        BatchCode.A01: BatchCodeInfo(
+        BatchCode.A01: CodeInfo(
             "a zip archive cannot be read: damaged or encrypted",
             "send it again, without a password",
         ),
-        BatchCode.A02: BatchCodeInfo(
+        BatchCode.A02: CodeInfo(
             "a zip archive exceeds the limits on members, size or compression",
             "unpack it yourself if you trust it, and put the files into the input folder",
         ),
-        BatchCode.A03: BatchCodeInfo(
+        BatchCode.A03: CodeInfo(
             "a DICOMDIR cannot be read, or names files that are not there",
             "copy the whole medium again, or name its folder instead of the DICOMDIR",
         ),
-        BatchCode.A04: BatchCodeInfo(
+        BatchCode.A04: CodeInfo(
             "a file took too long to examine, or the process that examined it died or failed",
             "keep the file aside and report it; send the study again without it",
         ),
-        BatchCode.K01: BatchCodeInfo(
+        BatchCode.K01: CodeInfo(
             "the key file is absent, too short, or readable by others",
             "create it with --create-key-file, or chmod 600 it",
         ),
-        BatchCode.R01: BatchCodeInfo(
+        BatchCode.R01: CodeInfo(
             "a result could not be written",
             "see to the space and the rights of the output folder and run again",
         ),
-        BatchCode.R02: BatchCodeInfo(
+        BatchCode.R02: CodeInfo(
             "the worker process could not start, or the run failed unexpectedly",
             "check weights and device; run again with SPIDER_DEBUG=1 to see where, the details may "
             "name files",
         ),
-        BatchCode.R04: BatchCodeInfo(
+        BatchCode.R04: CodeInfo(
             "the worker process died while it had this study alone",
             "keep the study aside and report it; check the memory of the machine",
         ),
-        BatchCode.R05: BatchCodeInfo(
+        BatchCode.R05: CodeInfo(
             "the study took longer than the time limit",
             "raise --time-limit, or keep the study aside and report it",
         ),
-        BatchCode.R06: BatchCodeInfo(
+        BatchCode.R06: CodeInfo(
             "the disk of the output folder is nearly full; the batch stopped before the next study",
             "make space and run again; what is done stays",
         ),
-        BatchCode.R07: BatchCodeInfo(
+        BatchCode.R07: CodeInfo(
             "the study failed unexpectedly",
             "run again; if it fails again, run with SPIDER_DEBUG=1 to see where, the details may "
             "name files",
         ),
-        BatchCode.R08: BatchCodeInfo(
+        BatchCode.R08: CodeInfo(
             "another batch is working in this output folder",
             "wait for it to end, or name another output folder",
         ),
-        BatchCode.R09: BatchCodeInfo(
+        BatchCode.R09: CodeInfo(
             "a node of the cluster does not see the input folder or cannot write to the output "
             "folder",
             "mount both under the same paths and for the same user on all nodes, and run again",
         ),
-        BatchCode.R10: BatchCodeInfo(
+        BatchCode.R10: CodeInfo(
             "the cluster cannot be reached, or has no room for a worker",
             "run `ray status` on this machine: it must answer, and show as many free CPUs and GPUs "
             "as a worker asks for",
         ),
-        BatchCode.R11: BatchCodeInfo(
+        BatchCode.R11: CodeInfo(
             "a node of the cluster has other software, weights or configs than this machine",
             "install the same versions and files under the same paths on all nodes",
         ),
-        BatchCode.S01: BatchCodeInfo(
+        BatchCode.S01: CodeInfo(
             "the profile is not valid",
             "correct the named entry",
         ),
@@ -129,16 +117,8 @@ def batch_facts(code: BatchCode, message: str = "") -> dict[str, str | None]:
     }
 
 
-class BatchError(Exception):
-    """A batch that cannot start or go on; the message names no patient's file.
+class BatchError(CodedError):
+    """A batch that cannot start or go on, see :class:`~spider_bundle.codes.CodedError`."""
 
-    Attributes:
-        code: What it is.
-        message: What is wrong, without code and action.
-    """
-
-    def __init__(self, code: BatchCode, message: str = "") -> None:
-        self.code = code
-        info = BATCH_CODES[code]
-        self.message = message or info.condition
-        super().__init__(f"{code.value} {self.message}. To do: {info.action}.")
+    table = BATCH_CODES
+    code: BatchCode

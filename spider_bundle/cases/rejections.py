@@ -6,9 +6,10 @@ Conditions and actions never hold a name, an identifier, a date, a path or a UID
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+
+from spider_bundle.codes import CodeInfo
 
 
 class Code(StrEnum):
@@ -28,21 +29,6 @@ class Code(StrEnum):
     P12 = "P12"
     P13 = "P13"
     P14 = "P14"
-
-
-@dataclass(frozen=True)
-class CodeInfo:
-    """What a code means.
-
-    Attributes:
-        condition: When it is raised.
-        action: What the operator can do.
-        limits: Numeric limits by name; the unit ends the name.
-    """
-
-    condition: str
-    action: str
-    limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 def _limits(**values: float) -> Mapping[str, float]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+
+from spider_bundle.codes import CodedError, CodeInfo
 
 
 class PacsCode(StrEnum):
@@ -29,74 +30,61 @@ class PacsCode(StrEnum):
     N14 = "N14"
 
 
-@dataclass(frozen=True)
-class PacsCodeInfo:
-    """What a code means.
-
-    Attributes:
-        condition: When it is raised.
-        action: What the operator can do.
-    """
-
-    condition: str
-    action: str
-
-
-PACS_CODES: Mapping[PacsCode, PacsCodeInfo] = MappingProxyType(
+PACS_CODES: Mapping[PacsCode, CodeInfo] = MappingProxyType(
     {
-        PacsCode.N01: PacsCodeInfo(
+        PacsCode.N01: CodeInfo(
             "an AE title or an address is not valid",
             "AE titles have 1 to 16 letters, digits, spaces or marks; write a peer as AE@host:port",
         ),
-        PacsCode.N02: PacsCodeInfo(
+        PacsCode.N02: CodeInfo(
             "the peer cannot be reached",
             "check host, port, firewall and whether the peer runs; then send again",
         ),
-        PacsCode.N03: PacsCodeInfo(
+        PacsCode.N03: CodeInfo(
             "the peer rejected the association",
             "have the peer's administrator enter this AE title; check the peer's AE title",
         ),
-        PacsCode.N04: PacsCodeInfo(
+        PacsCode.N04: CodeInfo(
             "the peer does not take this kind of object",
             "have the peer configured for CT Image Storage and Segmentation Storage",
         ),
-        PacsCode.N05: PacsCodeInfo(
+        PacsCode.N05: CodeInfo(
             "the peer refused an object",
             "look the status up in the peer's log; then send again",
         ),
-        PacsCode.N06: PacsCodeInfo(
+        PacsCode.N06: CodeInfo(
             "the association broke off, or the peer did not answer in time",
             "check the peer and the network; then send again, which goes on where it stopped",
         ),
-        PacsCode.N07: PacsCodeInfo(
+        PacsCode.N07: CodeInfo(
             "a result cannot be read, or is not what its report says",
             "reconstruct the study again",
         ),
-        PacsCode.N08: PacsCodeInfo(
+        PacsCode.N08: CodeInfo(
             "the address cannot be listened on",
             "check the address; another program may have the port",
         ),
-        PacsCode.N09: PacsCodeInfo(
+        PacsCode.N09: CodeInfo(
             "another process is working in this folder",
             "wait for it to end, or stop it",
         ),
-        PacsCode.N10: PacsCodeInfo(
+        PacsCode.N10: CodeInfo(
             "the disk of the spool is nearly full; the object was refused (A700)",
             "make space; the sender then sends again",
         ),
-        PacsCode.N11: PacsCodeInfo(
+        PacsCode.N11: CodeInfo(
             "a message is larger than allowed; the connection was closed",
             "raise --max-object-mb if the object is wanted",
         ),
-        PacsCode.N12: PacsCodeInfo(
+        PacsCode.N12: CodeInfo(
             "an object cannot be read, or is not the announced one; it was refused (C000, A900)",
             "have the sender's export looked at",
         ),
-        PacsCode.N13: PacsCodeInfo(
+        PacsCode.N13: CodeInfo(
             "an object could not be written; it was refused (A700)",
             "see to the space and the rights of the spool; the sender then sends again",
         ),
-        PacsCode.N14: PacsCodeInfo(
+        PacsCode.N14: CodeInfo(
             "an association was rejected: unknown caller, wrong called title, or too many",
             "allow the caller with --allow, or correct the titles at its side",
         ),
@@ -104,19 +92,11 @@ PACS_CODES: Mapping[PacsCode, PacsCodeInfo] = MappingProxyType(
 )
 
 
-class PacsError(Exception):
-    """Sending or listening that cannot start or go on; the message names no patient.
+class PacsError(CodedError):
+    """Sending or listening that cannot go on, see :class:`~spider_bundle.codes.CodedError`."""
 
-    Attributes:
-        code: What it is.
-        message: What is wrong, without code and action.
-    """
-
-    def __init__(self, code: PacsCode, message: str = "") -> None:
-        self.code = code
-        info = PACS_CODES[code]
-        self.message = message or info.condition
-        super().__init__(f"{code.value} {self.message}. To do: {info.action}.")
+    table = PACS_CODES
+    code: PacsCode
 
 
 @contextmanager
