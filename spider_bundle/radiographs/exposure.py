@@ -30,7 +30,7 @@ from spider_bundle.radiographs.errors import (
     finding,
 )
 from spider_bundle.radiographs.evidence import OVERRIDE, Sourced
-from spider_bundle.radiographs.header import Header, quiet
+from spider_bundle.radiographs.header import Header, quiet, transfer_syntax
 from spider_bundle.radiographs.overrides import Overrides
 
 LINE_INTEGRAL = "line integral"
@@ -56,6 +56,20 @@ _MAXIMUM_COORDINATE = 1e6
 #: Largest value after the modality step; float32 must hold sums and differences too.
 _MAXIMUM_VALUE = 1e30
 
+_DECODER_ATTRIBUTES = (
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PixelRepresentation",
+    "PixelData",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+)
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _CODECS = {
     "jpeg 2000": (("gdcm", "openjpeg"), "python-gdcm or pylibjpeg with pylibjpeg-openjpeg"),
@@ -152,7 +166,11 @@ def _stored_values(dataset: pydicom.Dataset, header: Header, role: str) -> npt.N
 
 def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np.generic]:
     """The frame's array with pydicom 2.4 or 3."""
-    syntax = str(dataset.file_meta.get("TransferSyntaxUID", ""))
+    for keyword in _DECODER_ATTRIBUTES:
+        # pydicom quotes a value that it does not like, and the text of a sequence can be endless
+        if isinstance(dataset.get(keyword), pydicom.Sequence):
+            raise ValueError(f"{keyword} is a sequence")
+    syntax = transfer_syntax(dataset.file_meta)
     if syntax == _JPEG_EXTENDED and dataset.get("BitsAllocated", 8) > 8:
         # pydicom 2.4 lets GDCM try, although GDCM does not support it.
         raise NotImplementedError
@@ -189,7 +207,7 @@ def _check_encoded(dataset: pydicom.Dataset, syntax: str, frame: int, frames: in
 
 def _decoding_message(dataset: pydicom.Dataset, error: BaseException) -> str:
     with quiet():
-        syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "")))
+        syntax = UID(transfer_syntax(dataset.file_meta))
         # The name of a UID that pydicom does not know is the UID itself.
         name = "" if syntax.name == syntax else syntax.name
     for word, (modules, packages) in _CODECS.items():

@@ -101,6 +101,12 @@ def quiet() -> Iterator[None]:
         logger.removeFilter(drop)
 
 
+def transfer_syntax(meta: pydicom.Dataset) -> str:
+    """TransferSyntaxUID of a file's meta information, empty if it is not text."""
+    value = meta.get("TransferSyntaxUID", "")
+    return str(value) if isinstance(value, str) else ""
+
+
 class _BoundedReader(io.BufferedReader):
     """A file that can be read so many times."""
 
@@ -133,7 +139,7 @@ def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:
     """
     try:
         with quiet(), _BoundedReader(path) as stream:
-            syntax = str(read_file_meta_info(path).get("TransferSyntaxUID", ""))
+            syntax = transfer_syntax(read_file_meta_info(path))
             # A deflated data set of a few megabytes can inflate to more than the memory.
             if syntax != _DEFLATED:
                 return pydicom.dcmread(stream, stop_before_pixels=not pixels)

@@ -92,6 +92,20 @@ def test_a_deep_sequence_in_place_of_text_is_no_text(write: Writer, fuzz: Module
     assert time.process_time() - start < 5
 
 
+@pytest.mark.parametrize(
+    "keyword", ["PlanarConfiguration", "PixelRepresentation", "BitsStored", "ExtendedOffsetTable"]
+)
+def test_a_deep_sequence_where_a_decoder_looks_is_refused(
+    write: Writer, fuzz: ModuleType, keyword: str
+) -> None:
+    path = write("PA")
+    value = fuzz.nest(fuzz.random.Random(1), 1000)
+    path.write_bytes(fuzz.put(path.read_bytes(), fuzz.raw(fuzz.tag_of(keyword), b"SQ", value)))
+    start = time.process_time()
+    assert set(refusal(path)) == {"E02"}
+    assert time.process_time() - start < 5
+
+
 @pytest.mark.parametrize("keyword", ["StudyID", "PatientName", "PatientID", "StudyInstanceUID"])
 def test_identity_in_a_sequence_is_none(write: Writer, fuzz: ModuleType, keyword: str) -> None:
     path = write("PA")
@@ -165,7 +179,7 @@ def test_a_codestream_larger_than_declared_is_not_decoded(
     assert set(refusal(path)) == {"E02"}
 
 
-def test_tiles_of_one_pixel_and_a_second_frame_header_are_refused(
+def test_odd_tiles_and_a_second_frame_header_are_refused(
     write: Writer, fuzz: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pydicom.pixels.pixel_array", lambda *_, **__: pytest.fail("decoded"))
@@ -174,7 +188,12 @@ def test_tiles_of_one_pixel_and_a_second_frame_header_are_refused(
     rows, columns = pydicom.dcmread(path).pixel_array.shape
     jpeg = fuzz.jpeg_codestream(rows, columns)
     twice = jpeg[:15] + fuzz.jpeg_codestream(65535, 65535)[2:]
-    for syntax, frame in ((J2K, fuzz.j2k_codestream(rows, columns, 1)), (JPEG, twice)):
+    # tiles that begin beside the image, on which GDCM aborts; XTOsiz is 24 bytes after Xsiz
+    beside = bytearray(fuzz.j2k_codestream(rows, columns))
+    at = beside.find(b"\xff\x51") + 6 + 24
+    beside[at : at + 4] = struct.pack(">I", columns)
+    tiny = fuzz.j2k_codestream(rows, columns, 1)
+    for syntax, frame in ((J2K, tiny), (J2K, bytes(beside)), (JPEG, twice)):
         path.write_bytes(fuzz.encapsulated(sound, syntax, frame))
         assert set(refusal(path)) == {"E02"}
 
