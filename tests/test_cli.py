@@ -135,3 +135,22 @@ def test_evaluate_needs_prepared_heads(tmp_path: Path) -> None:
     assert code == EXIT_USAGE
     assert "split.json" in output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("address", ["nowhere", "http://head:6379", "head:port"])
+def test_the_address_of_a_cluster_must_be_one(address: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code, output = spider("batch", tmp_path, tmp_path / "out", "--cluster", address)
+    assert code == EXIT_USAGE
+    assert "HOST:PORT" in output
+
+
+def test_export_writes_the_part_that_is_asked_for(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    code, output = spider("export", tmp_path / "encoder.onnx", "--part", "encoder")
+    assert code == 0, output
+    graph = onnx.load(tmp_path / "encoder.onnx").graph
+    assert [value.name for value in graph.input] == ["image"]
+    assert [value.name for value in graph.output] == ["maps"]
+    assert spider("export", tmp_path / "x.onnx", "--part", "half")[0] == EXIT_USAGE

@@ -272,3 +272,46 @@ def invoke() -> Callable[..., tuple[int, str]]:
 def test_every_code_is_explained() -> None:
     assert set(PACS_CODES) == set(PacsCode)
     assert all(info.condition and info.action for info in PACS_CODES.values())
+
+
+def test_a_batch_sends_what_it_has_made(demo_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    line = ["batch", str(demo_pair[0].parent), str(tmp_path / "out"), "--dicom"]
+    line += ["--shape", "16", "--spacing", "16", "--store-to"]
+    with running() as archive:
+        done = CliRunner().invoke(app, [*line, str(archive.peer)])
+        assert done.exit_code == 0, done.output
+        assert Counter(d.SOPClassUID for d in archive.objects) == {CT: 16, SEG: 1}
+        again = CliRunner().invoke(app, [*line, str(archive.peer)])
+        assert again.exit_code == 0
+        assert len(archive.objects) == 17
+
+
+def test_a_batch_whose_results_cannot_be_sent_has_made_them_all_the_same(
+    demo_pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spider_bundle.pacs.store.time.sleep", lambda seconds: None)
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        peer = f"ARCHIVE@127.0.0.1:{taken.getsockname()[1]}"
+        line = ["batch", str(demo_pair[0].parent), str(tmp_path / "out"), "--dicom"]
+        size = ["--shape", "16", "--spacing", "16", "--store-to", peer]
+        done = CliRunner().invoke(app, [*line, *size])
+    assert done.exit_code == EXIT_FAILED
+    assert "1 done" in done.output
+    assert PacsCode.N02.value in done.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--store-to", "ARCHIVE@127.0.0.1:104"],
+        ["--dicom", "--store-to", "nowhere"],
+        ["--dicom", "--watch", "--store-to", "ARCHIVE@127.0.0.1:104"],
+    ],
+)
+def test_a_batch_that_could_not_send_does_not_start(
+    options: list[str], demo_pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    line = ["batch", str(demo_pair[0].parent), str(tmp_path / "out"), *options]
+    assert CliRunner().invoke(app, line).exit_code == EXIT_USAGE
+    assert not (tmp_path / "out").exists()
