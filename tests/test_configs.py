@@ -296,4 +296,4 @@ def test_ablations_override_what_there_is(bundle_root: Path) -> None:
             if name.startswith("train::preprocessing"):
                 parent = parser[name.rpartition("::")[0]]
                 assert parent["_target_"].endswith("RandRadiographRealismd")
-    assert plan["rows"]["SPIDER"] == {}
+    assert plan["rows"]["base"] == {}

@@ -42,7 +42,19 @@ CONFIGS = (
     "inference",
     "batch",
 )
-SYSTEM = ("apt-get ", "useradd ", "systemctl ", "podman ", "RUN ", "ray ", "monai-deploy ")
+SYSTEM = (
+    "apt-get ",
+    "curl ",
+    "MONAI_ZOO_SOURCE=",
+    "monai-deploy ",
+    "monailabel ",
+    "podman ",
+    "python -m pip ",
+    "ray ",
+    "RUN ",
+    "systemctl ",
+    "useradd ",
+)
 COMMANDS = ("run", "verify_metadata", "verify_net_in_out", "ckpt_export")
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
@@ -83,7 +84,7 @@ class BiplanarRadiographsd(Transform):
             meta={
                 "filename_or_obj": pair.study_key,
                 "projection": seen.projection,
-                "spatial_shape": torch.tensor(self.grid.shape),
+                "spatial_shape": np.array(self.grid.shape),
                 "original_affine": torch.from_numpy(self.grid.ras_affine),
                 "study_key": pair.study_key,
                 # collation refuses None and nested values: the report travels as text

@@ -20,7 +20,8 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.deploy.settings import CONFIG_VARIABLE
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.phantom import HeadPhantom
-from tests.deploy.environment import NoEnvironmentError, deploy_python
+from tests.deploy.environment import deploy_python
+from tests.environments import NoEnvironmentError
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 

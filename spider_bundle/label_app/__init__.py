@@ -1,0 +1,1 @@
+"""A MONAI Label app for radiograph pairs; its environment is requirements.txt."""

@@ -1,0 +1,89 @@
+"""The MONAI Label app: reconstruct radiograph studies, train on CTs with edited labels."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from monailabel.datastore.dicom import DICOMWebDatastore
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+from spider_bundle import __version__
+from spider_bundle.bundle import bundle_root
+from spider_bundle.label_app.infer import RadiographInferTask
+from spider_bundle.label_app.studies import fetch_radiographs
+from spider_bundle.label_app.train import EditedHeadTrainTask
+
+MODEL = "spider"
+"""Name of the model in requests."""
+
+
+class SpiderApp(MONAILabelApp):
+    """One model for inference and training.
+
+    Settings of the server's ``--conf``: ``bundle``, folder of the bundle (see
+    :func:`~spider_bundle.bundle.bundle_root`); ``results``, folder that keeps the study folders,
+    which are otherwise deleted after the answer; ``training``, folder for checkpoints and new
+    weights (``runs/label`` in the bundle).
+
+    Args:
+        app_dir: Folder of the app's main.py.
+        studies: Folder of CTs and labels, or address of a DICOMweb server.
+        conf: Settings of the server.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.bundle = bundle_root(conf.get("bundle"))
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="SPIDER",
+            description="Head CT and labels from two radiographs. Research use only.",
+            version=__version__,
+        )
+
+    def init_infers(self) -> dict[str, RadiographInferTask]:
+        """The task for radiograph pairs."""
+        return {MODEL: RadiographInferTask(self.bundle, self.conf)}
+
+    def init_trainers(self) -> dict[str, EditedHeadTrainTask]:
+        """The task for CTs with edited labels."""
+        return {MODEL: EditedHeadTrainTask(self.bundle, self.conf)}
+
+    def init_strategies(self) -> dict[str, Any]:
+        """Which CT to label next."""
+        return {"first": First(), "random": Random()}
+
+    def _download_dcmqi_tools(self) -> None:
+        """Nothing: this app makes no DICOM SEG, and a server must not download programs."""
+
+    def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
+        """Reconstruct the study that ``image`` names.
+
+        ``image`` is a folder on this machine, or with a DICOMweb server a StudyInstanceUID or
+        SeriesInstanceUID; the radiographs of that examination are then fetched and deleted
+        afterwards.
+
+        Raises:
+            HTTPException: 404, the DICOMweb server has no such study; 422, the study or an option
+                cannot be used.
+        """
+        store = datastore or self.datastore()
+        image = request.get("image")
+        with ExitStack() as cleanup:
+            if (
+                isinstance(store, DICOMWebDatastore)
+                and isinstance(image, str)
+                and not os.path.exists(image)
+            ):
+                folder = Path(cleanup.enter_context(TemporaryDirectory(prefix="spider-")))
+                fetch_radiographs(store._client, image, folder)
+                request = {**request, "image": str(folder)}
+            answer: dict[str, Any] = super().infer(request, datastore)
+            return answer
