@@ -173,6 +173,7 @@ def conduct_settings(options: BatchOptions, key: str) -> dict[str, Any]:
         "key": origin,
         "key_id": hmac.new(key.encode(), b"key id", hashlib.sha256).hexdigest()[:16],
         "jobs": options.jobs,
+        "cluster": options.cluster is not None,
         "limit": options.limit,
         "stop_on_error": options.stop_on_error,
         "time_limit": options.time_limit,
