@@ -13,7 +13,6 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export, run
 
-from spider_bundle import exports
 from spider_bundle.api import Reconstructor
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.exports import TOLERANCE, Part, export_bundle, export_onnx
@@ -22,6 +21,7 @@ from spider_bundle.geometry import Grid, ViewPosition, isocentric_view
 from spider_bundle.intensity import denormalise_hu
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
+from spider_bundle.outputs import extras
 from spider_bundle.outputs.extras import MissingExtraError
 from tests.tiny import TINY_NETWORK
 
@@ -140,8 +140,11 @@ def test_onnx_file_says_what_it_is(parts: Path, bundle_root: Path) -> None:
 def test_onnx_without_its_packages_is_refused_with_the_way_out(
     network: SPIDER, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "find_spec", lambda name: None if name == "onnx" else True)
-    with pytest.raises(MissingExtraError, match=r"R03 .* needs onnx\. To do"):
+    def absent(package: str) -> str:
+        raise extras.PackageNotFoundError(package)
+
+    monkeypatch.setattr(extras, "version", absent)
+    with pytest.raises(MissingExtraError, match=r"R03 .* needs onnx .*'spider-bundle\[onnx\]'"):
         export_onnx(network, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 
