@@ -1,6 +1,6 @@
 """Follow docs/howto_batch.md on an empty machine: a minimal Debian 12 in a folder of its own.
 
-    python benchmarks/walk_through.py --folder /var/tmp/empty_machine
+    python benchmarks/walk_through.py --folder ../empty_machine
 
 Needs root, debootstrap and a Debian mirror. The commands are taken from the page itself, from the
 installation to the second batch; REPOSITORY is this clone. What the page promises is checked: the
