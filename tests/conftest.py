@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -23,3 +26,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data are not here (set SPIDER_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fuzz() -> ModuleType:
+    """The script ``benchmarks/fuzz.py``, whose makers of hostile bytes serve tests too."""
+    spec = importlib.util.spec_from_file_location("fuzz", ROOT / "benchmarks" / "fuzz.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module

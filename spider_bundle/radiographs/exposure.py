@@ -71,6 +71,7 @@ _DECODER_ATTRIBUTES = (
     "ExtendedOffsetTableLengths",
 )
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
+_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 _CODECS = {
     "jpeg 2000": (("gdcm", "openjpeg"), "python-gdcm or pylibjpeg with pylibjpeg-openjpeg"),
     "high-throughput": (("openjpeg",), "pylibjpeg with pylibjpeg-openjpeg"),
@@ -175,13 +176,25 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
         # pydicom 2.4 lets GDCM try, although GDCM does not support it.
         raise NotImplementedError
     _check_encoded(dataset, syntax, frame, frames)
+    plugin = _decoding_plugin(syntax)
     try:
         from pydicom.pixels import pixel_array
     except ImportError:
+        if plugin:
+            dataset.convert_pixel_data(plugin)
         array = dataset.pixel_array
         return array[frame] if frames > 1 else array
-    decoded: npt.NDArray[np.generic] = pixel_array(dataset, index=frame)
+    decoded: npt.NDArray[np.generic] = pixel_array(dataset, index=frame, decoding_plugin=plugin)
     return decoded
+
+
+def _decoding_plugin(syntax: str) -> str:
+    """The one plugin that may decode a syntax; none where pydicom may choose.
+
+    GDCM, pydicom's first choice, ends the process on some damaged JPEG 2000 codestreams.
+    """
+    installed = all(importlib.util.find_spec(name) for name in ("pylibjpeg", "openjpeg"))
+    return "pylibjpeg" if syntax in _JPEG_2000 and installed else ""
 
 
 def _check_encoded(dataset: pydicom.Dataset, syntax: str, frame: int, frames: int) -> None:

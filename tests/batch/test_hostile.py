@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import struct
 import subprocess
@@ -29,18 +28,6 @@ Spool = Callable[..., Path]
 KEY = "a key of the site"
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "fuzz.py"
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    """The benchmark script, whose makers of hostile bytes serve here too."""
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

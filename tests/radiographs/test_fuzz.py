@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
 import struct
 import subprocess
@@ -31,18 +31,6 @@ from .conftest import Writer
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "fuzz.py"
 J2K, JPEG_LS, JPEG = (f"1.2.840.10008.1.2.4.{n}" for n in (90, 80, 70))
-
-
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    """The benchmark script, whose makers of hostile bytes serve here too."""
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
 
 
 def refusal(path: Path, overrides: Overrides | None = None) -> dict[str, str]:
@@ -77,6 +65,18 @@ def test_thousands_of_spoilt_files_do_no_harm() -> None:
     # The limit of time decides how many there are; both outcomes must be among them.
     assert result["read"] > 5
     assert result["refused"] > 20
+
+
+def test_a_codestream_on_which_gdcm_aborts_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("openjpeg")
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), "--only", "1636", "--seed", "3"]
+    nothing_real = {**os.environ, "SPIDER_DATA": str(tmp_path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=nothing_real
+    )
+    assert "what='jpeg 2000: flip_pixels'" in done.stdout
+    assert "refused E02" in done.stdout, done.stderr
+    assert done.returncode == 0
 
 
 # ---- what is deep, wide or long
