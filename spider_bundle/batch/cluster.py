@@ -8,13 +8,13 @@ and the output folder; each checks that before it takes a study.
 
 from __future__ import annotations
 
+import logging
 import secrets
-import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing.connection import wait
@@ -32,6 +32,7 @@ from spider_bundle.files import file_sha256
 from spider_bundle.outputs.extras import require_extra
 
 _REACH_SECONDS = 10.0
+_JOIN_SECONDS = 180.0
 _LISTEN_SECONDS = 0.5
 _SILENCE_SECONDS = 120.0
 """An actor answers every half second; one that does not for so long is as good as dead."""
@@ -328,26 +329,44 @@ class ClusterWorkplace:
         try:
             # Ray itself would try for minutes if nobody answers there
             socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
-            with _signals_kept():
-                ray.init(address=address, log_to_driver=False, configure_logging=False)
+            _join(address)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             reason = f"the cluster cannot be reached ({type(error).__name__})"
             raise BatchError(BatchCode.R10, reason) from None
         self._is_ours = True
 
 
-@contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Put the handlers of signals back; ``ray.init`` would let SIGTERM end the runner at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _join(address: str) -> None:
+    """Connect this process to a cluster.
+
+    ``ray.init`` can wait without end for a cluster that accepts connections and says nothing. In a
+    thread of its own it can be left behind, and does not take over the runner's signals.
+
+    Raises:
+        TimeoutError: It took too long.
+    """
+    import ray
+
+    failures: list[BaseException] = []
+
+    def join() -> None:
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except BaseException as error:  # it is raised where the caller waits
+            failures.append(error)
+
+    # that it sets no handlers of signals there is what is wanted, and no news for an operator
+    log = logging.getLogger("ray._private.worker")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    thread = threading.Thread(target=join, name="join Ray", daemon=True)
+    thread.start()
+    thread.join(_JOIN_SECONDS)
+    log.setLevel(level)
+    if thread.is_alive():
+        raise TimeoutError(f"no connection within {_JOIN_SECONDS:g} s")
+    if failures:
+        raise failures[0]
 
 
 def _write_token(folder: Path) -> Path:

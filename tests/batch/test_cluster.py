@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -190,6 +192,25 @@ def test_unreachable_cluster_is_told(tmp_path: Path) -> None:
         cluster = ClusterOptions(f"127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(BatchError, match="R10 the cluster cannot be reached"):
             ClusterWorkplace(settings(tmp_path), cluster, "cpu").recruit()
+
+
+def test_a_mute_cluster_is_not_waited_for() -> None:
+    pytest.importorskip("ray", reason="needs the extra cluster")
+    # in a process of its own: what Ray began to wait for goes on in the background
+    script = """
+import sys
+from spider_bundle.batch import cluster
+cluster._JOIN_SECONDS = 2.0
+try:
+    cluster._join(sys.argv[1])
+except TimeoutError as error:
+    print(error)
+"""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        command = [sys.executable, "-c", script, address]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.stdout == "no connection within 2 s\n", done.stderr
 
 
 def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
