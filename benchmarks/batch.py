@@ -4,7 +4,8 @@ The studies are random analytic heads as DICOM pairs. First the network alone re
 them, one after the other, in a process of its own; then the batch does everything. The overhead is
 the time of the batch, from the first study that a worker reads to the last that is on disk, over
 the sum of the network's times, less one. Both are wall times, so nothing else may run meanwhile.
-Memory is the resident set of runner and workers together.
+The network alone has all cores for each study; the workers of the batch share them. Memory is the
+resident set of runner and workers together.
 
     python benchmarks/batch.py --studies 100 --folder batch_benchmark
 """
@@ -26,7 +27,8 @@ import numpy as np
 import torch
 
 from spider_bundle.batch.jsonlines import read_lines
-from spider_bundle.batch.runner import BatchOptions, run_batch
+from spider_bundle.batch.options import BatchOptions, worker_count
+from spider_bundle.batch.runner import run_batch
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.phantom import HeadPhantom
@@ -50,20 +52,24 @@ def main() -> None:
     watching = threading.Event()
     watcher = threading.Thread(target=watch_memory, args=(memory, watching), daemon=True)
     watcher.start()
-    outcome = run_batch(BatchOptions(source, output, shape=options.shape, spacing=options.spacing))
+    batch_options = BatchOptions(
+        source, output, shape=options.shape, spacing=options.spacing, jobs=options.jobs
+    )
+    outcome = run_batch(batch_options)
     watching.set()
     watcher.join()
     if outcome.done != options.studies:
         raise SystemExit(f"only {outcome.done} of {options.studies} studies are done")
     events = read_lines(output / "audit" / "run-000001.jsonl")[0]
     ended = [e for e in events if e["event"] == "study"]
-    first = ended[0]["elapsed_s"] - sum(ended[0]["seconds"].values())
+    first = min(e["elapsed_s"] - sum(e["seconds"].values()) for e in ended)
     batch = ended[-1]["elapsed_s"] - first
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
         f"{cores} CPU cores, torch {torch.__version__}, Python {platform.python_version()}; "
         f"{options.studies} studies of {options.pixels} x {options.pixels} pixels, "
         f"{options.shape} voxels of {options.spacing} mm along each axis; "
+        f"{worker_count(batch_options)} workers; "
         f"load before the first measurement {load:.1f}\n"
     )
     print("| network alone, s per study | batch, s per study | overhead | start and checks, s |")
@@ -92,6 +98,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--pixels", type=int, default=1024, help="rows and columns of a film")
     parser.add_argument("--shape", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size, mm")
+    parser.add_argument("--jobs", type=int, help="workers of the batch; as the batch chooses")
     parser.add_argument("--network-alone", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -69,10 +69,16 @@ def photograph(page: Path, picture: Path, size: tuple[int, int], browser: str) -
             [browser, *options, page.as_uri()], check=True, capture_output=True, timeout=120
         )
         with Image.open(raw) as image:
-            # a third of the size; of the ways to choose 256 colours this keeps the rare ones,
-            # those of the legend
-            small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-            small.save(picture, optimize=True)
+            save_small(image, picture)
+
+
+def save_small(image: Image.Image, picture: Path) -> None:
+    """Save as PNG with 256 colours, a third of the size.
+
+    Of the ways to choose the colours this keeps the rare ones, those of a legend.
+    """
+    small = image.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+    small.save(picture, optimize=True)
 
 
 def main() -> None:

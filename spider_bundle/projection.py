@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 from spider_bundle.geometry import rays
 
-_SAMPLES_PER_CHUNK = 1 << 23  # bounds the memory of one chunk of planes to about 100 MB
+# Samples of one chunk of planes. On a CPU a chunk stays in the caches, three times as fast as one
+# of 100 MB; on a GPU few large ones are better.
+_CPU_SAMPLES, _GPU_SAMPLES = 1 << 19, 1 << 23
 
 
 def project_volume(
@@ -72,7 +74,8 @@ def _project_view(
     start = (start * scale - 1).flip(1).to(volume)
     slope = (step[:, others] * scale).flip(1).to(volume)
     total = torch.zeros_like(length)
-    chunk = max(1, _SAMPLES_PER_CHUNK // len(direction))
+    samples = _CPU_SAMPLES if volume.device.type == "cpu" else _GPU_SAMPLES
+    chunk = max(1, samples // len(direction))
     for first in range(0, planes.shape[0], chunk):
         part = planes[first : first + chunk, None]
         index = torch.arange(first, first + len(part), device=volume.device, dtype=volume.dtype)

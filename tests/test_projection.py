@@ -427,7 +427,7 @@ def test_batch_is_the_loop_over_its_cases_and_views() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     volumes, affines, matrices = batch()
     whole = project_volume(volumes, affines, matrices, (24, 20))
-    monkeypatch.setattr("spider_bundle.projection._SAMPLES_PER_CHUNK", 7 * 24 * 20)
+    monkeypatch.setattr("spider_bundle.projection._CPU_SAMPLES", 7 * 24 * 20)
     torch.testing.assert_close(project_volume(volumes, affines, matrices, (24, 20)), whole)
 
 

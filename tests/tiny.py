@@ -9,6 +9,7 @@ TINY_NETWORK: dict[str, Any] = {
     "network_def::map_channels": 8,
     "network_def::context_channels": 8,
     "network_def::hidden": [16, 16],
+    "network_def::branch": [16],
     "network_def::grid_spacing": 8.0,
     "network_def::grid_shape": [32, 32, 32],
 }

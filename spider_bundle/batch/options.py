@@ -23,6 +23,9 @@ from spider_bundle.radiographs.pair import PUBLIC_KEY
 
 _log = logging.getLogger(__name__)
 
+_MOST_WORKERS = 8
+_WORKER_BYTES = 3 << 30
+
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -36,7 +39,7 @@ class BatchOptions:
         device: Device of the network; the best there is if empty.
         precision: See :func:`spider_bundle.precision.autocast`.
         weights: Weights file; the bundle's if not given.
-        jobs: Worker processes; each holds the network.
+        jobs: Worker processes; each holds the network. See :func:`worker_count` if not given.
         limit: Most studies to take in this run; studies done before do not count.
         stop_on_error: End the batch when a study fails.
         time_limit: Seconds that a study may take.
@@ -68,7 +71,7 @@ class BatchOptions:
     device: str = ""
     precision: str = "auto"
     weights: str | os.PathLike[str] | None = None
-    jobs: int = 1
+    jobs: int | None = None
     limit: int | None = None
     stop_on_error: bool = False
     time_limit: float = 600.0
@@ -91,7 +94,8 @@ class BatchOptions:
 
     def __post_init__(self) -> None:
         for name in ("spacing", "shape", "jobs", "time_limit"):
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive")
         if not Path(self.input).exists():
             raise ValueError("the input does not exist")
@@ -172,7 +176,7 @@ def conduct_settings(options: BatchOptions, key: str) -> dict[str, Any]:
         "profile_sha256": file_sha256(Path(options.profile)) if options.profile else None,
         "key": origin,
         "key_id": hmac.new(key.encode(), b"key id", hashlib.sha256).hexdigest()[:16],
-        "jobs": options.jobs,
+        "jobs": worker_count(options),
         "cluster": options.cluster is not None,
         "limit": options.limit,
         "stop_on_error": options.stop_on_error,
@@ -195,14 +199,34 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
         "site_key": None,
         **_outputs(options),
     }
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    jobs = worker_count(options)
     return WorkerSettings(
         config={**values, **options.config},
         config_files=[str(Path(path).absolute()) for path in options.config_files],
         root=str(options.bundle_root) if options.bundle_root else None,
-        threads=max(1, (cores or 1) // options.jobs) if options.jobs > 1 else 0,
+        threads=max(1, _cores() // jobs) if jobs > 1 else 0,
         pipeline=options.pipeline,
     )
+
+
+def worker_count(options: BatchOptions) -> int:
+    """Worker processes of a batch, where ``jobs`` does not say.
+
+    On a CPU one per core, for a core that has a study to itself waits for no other: at most 8, and
+    as many as the machine has 3 GiB of memory for. One on a GPU, and one on a cluster.
+    """
+    if options.jobs is not None:
+        return options.jobs
+    if options.cluster is not None or not device_of(options).startswith("cpu"):
+        return 1
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1, min(_cores(), _MOST_WORKERS, memory // _WORKER_BYTES))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def sha256_of(values: Mapping[str, Any]) -> str:

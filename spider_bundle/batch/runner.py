@@ -37,6 +37,7 @@ from spider_bundle.batch.options import (
     result_settings,
     sha256_of,
     site_key,
+    worker_count,
     worker_settings,
 )
 from spider_bundle.batch.profile import Profile
@@ -259,7 +260,7 @@ class _Run:
         if self._manifest.damaged:
             _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
         self._clear()
-        crew = Crew(_workplace(options), options.jobs, options.time_limit)
+        crew = Crew(_workplace(options), worker_count(options), options.time_limit)
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
             stack.callback(self._clear)

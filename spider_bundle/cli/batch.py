@@ -46,7 +46,14 @@ def batch(
     quiet_seconds: Annotated[
         float, typer.Option(help="Take a study when unchanged for so long (--watch).", min=0)
     ] = 30.0,
-    jobs: Annotated[int, typer.Option(help="Worker processes.", min=1)] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Worker processes; on a CPU one per core, up to 8, if not given.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "",
     precision: Precision = "auto",
     spacing: Spacing = 2.0,

@@ -73,6 +73,7 @@ class EditedHeadTrainTask(BundleTrainTask):
             {
                 **overrides,
                 "epochs": epochs,
+                "restarts": [],
                 "initial_weights": str(weights) if request.get("pretrained", True) else None,
                 "iterations_per_epoch": int(request.get("iterations_per_epoch", 100)),
                 "batch_size": int(request.get("batch_size", 4)),

@@ -26,8 +26,8 @@ class ImplicitDecoder(nn.Module):
     def __init__(
         self,
         in_channels: int,
-        hidden: Sequence[int] = (256, 256, 256),
-        branch: Sequence[int] = (),
+        hidden: Sequence[int] = (256, 256),
+        branch: Sequence[int] = (256,),
         num_classes: int = 6,
     ) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ SIZE = {"object_store_memory": 80 << 20, "include_dashboard": False, "node_ip_ad
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("SPIDER_CLUSTER_TESTS"),
-    reason="set SPIDER_CLUSTER_TESTS=1; Ray's start can hang for minutes on a busy machine",
+    reason="set SPIDER_CLUSTER_TESTS=1 and run them alone: Ray starts a dozen processes",
 )
 
 

@@ -126,7 +126,7 @@ def test_full_disk_stops_the_batch_and_leaves_nothing_half_written(
 ) -> None:
     source, output = spool(8), tmp_path / "out"
     behave(tmp_path, s1="full")
-    outcome = batch(source, output)
+    outcome = batch(source, output, jobs=1)  # others would have done the rest meanwhile
     assert states(output)[key_of("s1")] == ("failed", ["R01"])
     assert not (output / key_of("s1")).exists()
     assert strays(output) == []
@@ -178,7 +178,7 @@ def test_disk_guard_starts_no_study(spool: Spool, tmp_path: Path) -> None:
 def test_error_stops_the_batch_if_told_to(spool: Spool, tmp_path: Path) -> None:
     source, output = spool(8), tmp_path / "out"
     behave(tmp_path, s0="error")
-    outcome = batch(source, output, stop_on_error=True)
+    outcome = batch(source, output, stop_on_error=True, jobs=1)
     assert (outcome.failed, outcome.exit_code) == (1, 1)
     assert outcome.left > 0
     assert outcome.done + outcome.left == 7

@@ -19,7 +19,7 @@ from spider_bundle.geometry import project_points
 from spider_bundle.inferers import VolumeInferer
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
-from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd
+from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd, _most_likely
 from spider_bundle.phantom import HeadPhantom, ellipsoid
 from spider_bundle.radiographs.transforms import BiplanarRadiographsd
 
@@ -113,3 +113,9 @@ def test_broken_predictions_are_not_written_as_hu(value: float) -> None:
     image = MetaTensor(torch.zeros(2, 4, 4), meta={"original_affine": torch.eye(4)})
     with pytest.raises(ValueError, match="not finite"):
         CTAndLabelsd()({"pred": prediction, "image": image})
+
+
+def test_most_likely_label_is_that_of_argmax_and_the_first_of_equals() -> None:
+    logits = torch.randint(0, 4, (6, 9, 8, 7), generator=torch.Generator().manual_seed(0)).float()
+    logits[:, 0] = -1e30
+    assert torch.equal(_most_likely(logits), logits.argmax(dim=0).to(torch.uint8))

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 
 from spider_bundle.geometry import ViewPosition, positioner_rotation
 from spider_bundle.radiographs.errors import Code, RadiographError, Severity
+from spider_bundle.radiographs.exposure import _line_percentiles
 from spider_bundle.radiographs.overrides import Overrides
 from spider_bundle.radiographs.read import read_radiograph
 from spider_bundle.radiographs.write import log_scale
@@ -603,3 +604,13 @@ def test_one_frame_of_a_real_run(shared_data: Path) -> None:
         frame=3, sod=750.0, sdd=1100.0, pitch=0.4, view=ViewPosition.PA, orientation=("L", "F")
     )
     assert read_radiograph(path, stated).quantity == "line integral"
+
+
+def test_percentiles_of_lines_are_those_of_numpy() -> None:
+    random = np.random.default_rng(0)
+    lines = random.normal(size=(40, 33)).astype(np.float32)
+    lines[random.random(lines.shape) < 0.3] = np.nan
+    lines[3, 1:] = np.nan  # a line with one value
+    lines[3, 0] = 2.0
+    expected = np.nanpercentile(lines.astype(np.float64), (10.0, 50.0), axis=1)
+    np.testing.assert_allclose(_line_percentiles(lines, (10.0, 50.0)), expected, rtol=1e-12)
