@@ -74,7 +74,8 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits | None = None) -> 
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise _damaged(error) from None
     with source:
-        members = [member for member in source.infolist() if not member.is_dir()]
+        # not is_dir(), which trips over an empty name
+        members = [member for member in source.infolist() if not member.filename.endswith("/")]
         if len(members) > allowed.members:
             raise BatchError(BatchCode.A02, f"the archive has {len(members)} files")
         if sum(member.file_size for member in members) > allowed.total_bytes:

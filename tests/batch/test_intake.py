@@ -131,6 +131,15 @@ def test_names_in_an_archive_lead_nowhere(spool: Spool, tmp_path: Path, find: Fi
     assert sorted(p.name for p in folder.iterdir()) == ["000001", "000002", "000003"]
 
 
+def test_file_without_a_name_is_unpacked_as_others_are(tmp_path: Path) -> None:
+    path = archive(tmp_path / "a.zip", {"unnamed": b"first", "named": b"second"})
+    path.write_bytes(path.read_bytes().replace(b"unnamed", bytes(7)))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    unpack(path, folder)
+    assert [p.read_bytes() for p in sorted(folder.iterdir())] == [b"first", b"second"]
+
+
 def encrypted(path: Path) -> Path:
     content = bytearray(archive(path, {"a": b"secret"}).read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
