@@ -506,7 +506,7 @@ def _line_percentiles(
     As ``np.nanpercentile``, which takes the lines one by one.
     """
     ordered = np.sort(lines, axis=1)  # NaN last
-    last = np.isfinite(lines).sum(axis=1) - 1
+    last = (~np.isnan(lines)).sum(axis=1) - 1
     positions = np.multiply.outer(np.asarray(percents) / 100.0, last)
     below = np.floor(positions).astype(np.intp)
     each = np.arange(len(lines))

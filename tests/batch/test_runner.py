@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from spider_bundle.batch import intake, jsonlines, runner
 from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.jsonlines import read_lines
 from spider_bundle.batch.manifest import MANIFEST_FILE, Manifest
+from spider_bundle.batch.options import worker_count, worker_settings
 from spider_bundle.batch.runner import BatchOptions, Outcome, is_whole, plan_batch, run_batch
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.files import file_sha256
@@ -479,3 +481,27 @@ def test_archives_and_folders_mix(spool: Spool, tmp_path: Path) -> None:
     plan = plan_batch(BatchOptions(source, output, pipeline=StandIn))
     assert (len(plan.skipped), len(plan.jobs)) == (2, 0)
     assert any("A01" in line and "To do:" in line for line in plan.lines())
+
+
+@pytest.mark.parametrize(
+    ("cores", "gib", "jobs", "workers", "threads"),
+    [(2, 8, None, 2, 1), (32, 64, None, 8, 4), (8, 7, None, 2, 4), (1, 2, None, 1, 0)]
+    + [(8, 64, 1, 1, 0), (8, 4, 3, 3, 2)],
+)
+def test_workers_share_cores_and_memory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    gib: int,
+    jobs: int | None,
+    workers: int,
+    threads: int,
+) -> None:
+    monkeypatch.setattr("spider_bundle.batch.options._cores", lambda: cores)
+    sizes = {"SC_PHYS_PAGES": gib << 18, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr("spider_bundle.batch.options.os.sysconf", sizes.__getitem__)
+    options = BatchOptions(tmp_path, tmp_path / "out", device="cpu", jobs=jobs)
+    assert worker_count(options) == workers
+    assert worker_settings(options).threads == threads
+    gpu = replace(options, device="cuda:0", jobs=None)
+    assert worker_count(gpu) == 1
