@@ -485,8 +485,14 @@ def test_archives_and_folders_mix(spool: Spool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cores", "gib", "jobs", "workers", "threads"),
-    [(2, 8, None, 2, 1), (32, 64, None, 8, 4), (8, 7, None, 2, 4), (1, 2, None, 1, 0)]
-    + [(8, 64, 1, 1, 0), (8, 4, 3, 3, 2)],
+    [
+        (2, 8, None, 2, 1),
+        (32, 64, None, 8, 4),
+        (8, 7, None, 2, 4),
+        (1, 2, None, 1, 0),
+        (8, 64, 1, 1, 0),
+        (8, 4, 3, 3, 2),
+    ],
 )
 def test_workers_share_cores_and_memory(
     tmp_path: Path,
