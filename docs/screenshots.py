@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -90,7 +89,8 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         results, study = run_night(Path(folder))
-        shutil.copyfile(study / PREVIEW_FILE, arguments.output / PREVIEW_FILE)
+        with Image.open(study / PREVIEW_FILE) as preview:
+            save_small(preview, arguments.output / PREVIEW_FILE)
         photograph(
             study / HTML_FILE, arguments.output / "report.png", (1240, 1500), arguments.browser
         )

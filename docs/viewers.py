@@ -1,11 +1,12 @@
 """Open a result in programs that were not made here, and photograph them: NiiVue and OHIF.
 
-    npm pack @niivue/niivue@0.69.0 @ohif/app@3.12.10 --pack-destination packages
+    mkdir packages
+    (cd packages && npm pack @niivue/niivue@0.69.0 @ohif/app@3.12.10)
     python -m pip install playwright
-    python docs/viewers.py packages --study study
+    python docs/viewers.py packages study
 
 Needs Chromium, Orthanc and its DICOMweb plugin (Debian: ``chromium orthanc orthanc-dicomweb``).
-NiiVue gets CT and label map as NIfTI, those of ``--study`` where it is given. OHIF gets the CT
+NiiVue gets CT and label map as NIfTI, those of the named study if there is one. OHIF gets the CT
 series and the segmentation of the demo from Orthanc, where they were stored. All of it stays on the
 loopback address.
 """
@@ -76,7 +77,9 @@ def main() -> None:
     """Reconstruct if need be, open, photograph."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packages", type=Path, help="folder of the two packages of npm")
-    parser.add_argument("--study", type=Path, help="folder with ct.nii.gz and label.nii.gz")
+    parser.add_argument(
+        "study", nargs="?", type=Path, help="folder with ct.nii.gz and label.nii.gz"
+    )
     parser.add_argument("--browser", default="/usr/bin/chromium", help="program of Chromium")
     parser.add_argument("--output", type=Path, default=IMAGES, help="folder for the pictures")
     options = parser.parse_args()

@@ -27,6 +27,7 @@ def network() -> SPIDER:
         map_channels=8,
         context_channels=8,
         hidden=(32, 32),
+        branch=(),
         image_size=64,
         pixel_size=4.8,
     ).eval()

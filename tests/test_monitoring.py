@@ -136,7 +136,7 @@ def test_tensorboard_can_be_switched_off(tmp_path: Path, wanted: bool) -> None:
 @pytest.mark.slow
 def test_tensorboard_shows_curves_scores_and_slices(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tmp_path, **{"train::handlers::5::iteration_log": 1})
+    train(tmp_path, **{"train::handlers::5::iteration_log": 1, "restarts": []})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     curves = ("loss", "l1", "mse", "cross_entropy", "dice", "learning_rate")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -19,7 +21,10 @@ import pytest
 
 def program(name: str, package: str) -> str:
     """Path of a program; skips the test if it is not installed."""
-    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    # not pynetdicom's programs of the same names, which an activated environment has on the path
+    own = str(Path(sys.executable).parent)
+    folders = [folder for folder in os.get_exec_path() if folder != own]
+    found = shutil.which(name, path=os.pathsep.join([*folders, "/usr/sbin", "/usr/local/sbin"]))
     if found is None:
         pytest.skip(f"{name} is not installed (Debian package {package})")
     return found
