@@ -37,7 +37,8 @@ class WorkerSettings:
         config: Values of the inference config by id.
         config_files: Configs layered on top of ``configs/inference.json``.
         root: See :func:`spider_bundle.bundle.bundle_root`.
-        threads: CPU threads of the network; the default of PyTorch if 0.
+        threads: CPU threads of the network and of numpy's matrix products; the defaults of
+            PyTorch and numpy if 0.
     """
 
     config: Mapping[str, Any] = field(repr=False)
@@ -133,6 +134,7 @@ class InferencePipeline:
     def __init__(self, settings: WorkerSettings) -> None:
         import torch
         from monai.bundle import ConfigParser
+        from threadpoolctl import threadpool_limits
 
         from spider_bundle.weights import load_weights
 
@@ -155,6 +157,9 @@ class InferencePipeline:
         self._postprocessing = parser.get_parsed_content("postprocessing")
         self._preprocessing = parser.get_parsed_content("preprocessing")
         self._overrides = parser.get_parsed_content("overrides")
+        if settings.threads:
+            # Threads of the other workers would spin on the same cores; known once all is loaded.
+            threadpool_limits(settings.threads, user_api="blas")
 
     def read(self, job: Job) -> dict[str, Any]:
         """Read the pair into the network's image."""

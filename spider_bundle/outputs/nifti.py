@@ -17,7 +17,8 @@ from spider_bundle.intensity import HU_FILE_RANGE
 DESCRIPTION = "research use only, not for diagnosis"
 """The ``descrip`` field of the NIfTI header."""
 
-_COMPRESSION = 6
+_COMPRESSION = 4
+"""Level of gzip: takes less than half the time of level 6, for files about 7 % larger."""
 
 
 def write_ct(path: str | os.PathLike[str], hu: npt.NDArray[Any], grid: Grid) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
+from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
 from spider_bundle.files import atomic_path
@@ -42,14 +41,14 @@ _GAP = 10
 _MARGIN = 24
 _GROUP_GAP = WIDTH - 2 * _MARGIN - 5 * _PANEL - 3 * _GAP
 _TOP = 98
-_DPI = 100
 _SCALE_BAR_MM = 50.0
 
 _BACKGROUND = "#101418"
 _TEXT = "#e6e9ec"
 _DIM = "#93a0ab"
 _AMBER = "#f2b84b"
-_FONT = "DejaVu Sans"
+_RIM = 2
+"""Pixels of the dark rim that keeps text in a panel readable on white."""
 
 
 class Box(NamedTuple):
@@ -144,17 +143,16 @@ def write_preview(
         raise ValueError(f"need two (2, H, W) images, got {image.shape}, {reprojection.shape}")
     if hu.shape != grid.shape or labels.shape != grid.shape:
         raise ValueError(f"volumes {hu.shape} and {labels.shape} on a grid of {grid.shape}")
-    figure = Figure(figsize=(WIDTH / _DPI, HEIGHT / _DPI), dpi=_DPI, facecolor=_BACKGROUND)
-    canvas = FigureCanvasAgg(figure)
-    _draw_headings(figure, grid)
-    _draw_radiographs(figure, image, reprojection, pixel_size, hidden)
-    _draw_planes(figure, hu, labels, grid)
-    _draw_legend(figure)
-    _draw_footer(figure, warnings)
-    with atomic_path(path) as temporary:
-        # Without the name of the writing software: equal inputs give equal bytes.
+    picture = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    _draw_headings(draw, grid)
+    _draw_radiographs(picture, draw, image, reprojection, pixel_size, hidden)
+    _draw_planes(picture, draw, hu, labels, grid)
+    _draw_legend(draw)
+    _draw_footer(draw, warnings)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
         # The fastest compression; the file is about a quarter larger.
-        canvas.print_png(temporary, metadata={"Software": None}, pil_kwargs={"compress_level": 1})
+        picture.save(stream, "PNG", compress_level=1)
 
 
 def _bounds(grid: Grid) -> tuple[FloatArray, FloatArray]:
@@ -224,84 +222,73 @@ def render_plane(
     overlaid = plain.copy()
     for value, weight in zip(shown, weights, strict=True):
         opacity = SOFT_TISSUE_OPACITY if value == Label.SOFT_TISSUE else OVERLAY_OPACITY
-        colour = np.array(LABEL_COLOURS[value]) / 255.0
+        colour = np.array(LABEL_COLOURS[value], np.float32) / 255
         overlaid += opacity * np.nan_to_num(weight)[..., None] * (colour - plain)
     return plain, overlaid, position
 
 
-def _panel(figure: Figure, box: Box, frame: tuple[float, float] | None = None) -> Any:
-    """Axes over a panel: pixel units, (0, 0) at the top left corner."""
-    axes = figure.add_axes(
-        (
-            box.left / WIDTH,
-            1 - (box.top + box.size) / HEIGHT,
-            box.size / WIDTH,
-            box.size / HEIGHT,
-        )
-    )
-    axes.set_axis_off()
-    axes.set_xlim(0, box.size)
-    axes.set_ylim(box.size, 0)
-    axes.add_patch(Rectangle((0, 0), box.size, box.size, facecolor="black", zorder=0))
-    return axes
+@cache
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib, so that every machine draws the same picture."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _mark(axes: Any, x: float, y: float, text: str, **style: Any) -> None:
-    """Text in a panel, with a dark rim that keeps it readable on white."""
-    options = {"color": _TEXT, "fontsize": 9, "zorder": 3, **style}
-    axes.text(x, y, text, family=_FONT, path_effects=[_rim(2.0)], **options)
+def _write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    *,
+    size: int = 14,
+    bold: bool = False,
+    colour: str = _TEXT,
+    anchor: str = "lm",
+    rim: int = 0,
+) -> float:
+    """Write a text at a pixel; gives where it ends, in pixels from the left."""
+    font = _font(size, bold)
+    draw.text(at, text, colour, font, anchor, stroke_width=rim, stroke_fill="black")
+    return at[0] + float(font.getlength(text))
 
 
-def _rim(width: float) -> withStroke:
-    return withStroke(linewidth=width, foreground="black")
+def _draw_letters(draw: ImageDraw.ImageDraw, box: Box, letters: tuple[str, str, str, str]) -> None:
+    middle, edge = _PANEL / 2, _PANEL - 10
+    places = ((10, middle), (edge, middle), (middle, 10), (middle, edge))
+    for (x, y), letter in zip(places, letters, strict=True):
+        at = (box.left + x, box.top + y)
+        _write(draw, at, letter, size=12, bold=True, colour=_AMBER, anchor="mm", rim=_RIM)
 
 
-def _draw_letters(axes: Any, letters: tuple[str, str, str, str]) -> None:
-    middle, edge = _PANEL / 2, _PANEL - 7
-    style = {"weight": "bold", "ha": "center", "va": "center", "color": _AMBER}
-    for (x, y), letter in zip(
-        ((10, middle), (edge - 3, middle), (middle, 10), (middle, edge - 3)), letters, strict=True
-    ):
-        _mark(axes, x, y, letter, **style)
+def _draw_scale_bar(
+    draw: ImageDraw.ImageDraw, box: Box, pixels_per_mm: float, where: str = ""
+) -> None:
+    length = round(_SCALE_BAR_MM * pixels_per_mm)
+    right, bottom = box.left + _PANEL - 12, box.top + _PANEL - 12
+    draw.rectangle((right - length - 1, bottom - 2, right + 1, bottom + 1), "black")
+    draw.rectangle((right - length, bottom - 1, right, bottom), _TEXT)
+    text = f"{_SCALE_BAR_MM:.0f} mm{where}"
+    _write(draw, (right, bottom - 5), text, size=10, anchor="rb", rim=_RIM)
 
 
-def _draw_scale_bar(axes: Any, pixels_per_mm: float, where: str = "") -> None:
-    length = _SCALE_BAR_MM * pixels_per_mm
-    right, bottom = _PANEL - 12, _PANEL - 12
-    rim = [_rim(3.6)]
-    axes.plot([right - length, right], [bottom] * 2, c=_TEXT, lw=1.8, zorder=3, path_effects=rim)
-    style = {"ha": "right", "va": "bottom", "fontsize": 7.5}
-    _mark(axes, right, bottom - 4, f"{_SCALE_BAR_MM:.0f} mm{where}", **style)
+def _caption(draw: ImageDraw.ImageDraw, box: Box, text: str) -> None:
+    _write(draw, (box.left + 8, box.top + 8), text, size=12, anchor="la", rim=_RIM)
 
 
-def _caption(axes: Any, text: str) -> None:
-    _mark(axes, 8, 8, text, va="top", fontsize=8.5)
-
-
-def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> Text:
-    """Text on the picture at pixel (x, y) from the top left."""
-    options = {"color": _TEXT, "fontsize": 10, "va": "center", **style}
-    return figure.text(x / WIDTH, 1 - y / HEIGHT, text, family=_FONT, **options)
-
-
-def _right_edge(text: Text) -> float:
-    """Where a text ends, in pixels from the left."""
-    return float(text.get_window_extent().x1)
-
-
-def _draw_headings(figure: Figure, grid: Grid) -> None:
-    _write(figure, _MARGIN, 34, "SPIDER: head CT from two radiographs", fontsize=15, weight="bold")
+def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
+    _write(draw, (_MARGIN, 34), "SPIDER: head CT from two radiographs", size=21, bold=True)
     voxels = " × ".join(str(n) for n in grid.shape)
     sizes = " × ".join(f"{step:.3g}" for step in grid.spacing)
     text = f"{voxels} voxels of {sizes} mm"
-    _write(figure, WIDTH - _MARGIN, 34, text, color=_DIM, ha="right")
+    _write(draw, (WIDTH - _MARGIN, 34), text, colour=_DIM, anchor="rm")
     names = ("Radiograph", "Reprojection of the CT", *(plane.name for plane in PLANES))
     for column, name in enumerate(names):
-        _write(figure, panel_box(0, column).left, _TOP - 16, name, fontsize=11, color=_DIM)
+        _write(draw, (panel_box(0, column).left, _TOP - 16), name, size=15, colour=_DIM)
 
 
 def _draw_radiographs(
-    figure: Figure,
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
     image: FloatArray,
     reprojection: FloatArray,
     pixel_size: float | None,
@@ -309,70 +296,66 @@ def _draw_radiographs(
 ) -> None:
     rows, columns = image.shape[1:]
     scale = _PANEL / max(rows, columns)
-    left, top = (_PANEL - scale * columns) / 2, (_PANEL - scale * rows) / 2
-    extent = (left, left + scale * columns, top + scale * rows, top)
+    size = (max(round(scale * columns), 1), max(round(scale * rows), 1))
     letters = (("R", "L", "S", "I"), ("A", "P", "S", "I"))
     for row, name in enumerate(("Frontal", "Lateral")):
-        for column, picture in enumerate((image[row], reprojection[row])):
-            axes = _panel(figure, panel_box(row, column))
+        for column, view in enumerate((image[row], reprojection[row])):
+            box = panel_box(row, column)
             left_out = hidden[row] and column == 0
-            shown = np.nan_to_num(picture.astype(np.float32) * (not left_out))
+            shown = np.nan_to_num(view.astype(np.float32) * (not left_out))
             white = max(float(np.percentile(shown, 99.8)), 1e-6)
-            axes.imshow(
-                shown,
-                cmap="gray",
-                vmin=0.0,
-                vmax=white,
-                extent=extent,
-                interpolation="bilinear",
-                aspect="auto",
-                zorder=1,
-            )
-            axes.set_xlim(0, _PANEL)
-            axes.set_ylim(_PANEL, 0)
-            _caption(axes, f"{name}: not shown, text burned in (E17)" if left_out else name)
-            _draw_letters(axes, letters[row])
+            grey = Image.fromarray(_bytes(shown / white)).resize(size, Image.Resampling.BILINEAR)
+            draw.rectangle((box.left, box.top, box.left + _PANEL - 1, box.top + _PANEL - 1), 0)
+            corner = (box.left + (_PANEL - size[0]) // 2, box.top + (_PANEL - size[1]) // 2)
+            picture.paste(grey.convert("RGB"), corner)
+            _caption(draw, box, f"{name}: not shown, text burned in (E17)" if left_out else name)
+            _draw_letters(draw, box, letters[row])
             if pixel_size is not None:
-                _draw_scale_bar(axes, scale / pixel_size, " at isocentre")
+                _draw_scale_bar(draw, box, scale / pixel_size, " at isocentre")
 
 
 def _draw_planes(
-    figure: Figure, hu: npt.NDArray[Any], labels: npt.NDArray[Any], grid: Grid
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    hu: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    grid: Grid,
 ) -> None:
     _, side = plane_frame(grid)
-    extent = (0, _PANEL, _PANEL, 0)
     for column, plane in enumerate(PLANES, start=2):
-        *pictures, position = render_plane(plane, hu, labels, grid)
-        for row, picture in enumerate(pictures):
-            axes = _panel(figure, panel_box(row, column))
-            axes.imshow(picture, extent=extent, interpolation="nearest", aspect="auto", zorder=1)
-            _caption(axes, f"{'xyz'[plane.normal]} = {position:.0f} mm")
-            _draw_letters(axes, plane.letters)
-            _draw_scale_bar(axes, _PANEL / side)
+        *views, position = render_plane(plane, hu, labels, grid)
+        for row, view in enumerate(views):
+            box = panel_box(row, column)
+            picture.paste(Image.fromarray(_bytes(view)), (box.left, box.top))
+            _caption(draw, box, f"{'xyz'[plane.normal]} = {position:.0f} mm")
+            _draw_letters(draw, box, plane.letters)
+            _draw_scale_bar(draw, box, _PANEL / side)
 
 
-def _draw_legend(figure: Figure) -> None:
+def _bytes(values: FloatArray) -> npt.NDArray[np.uint8]:
+    """Brightness 0 to 1 as 0 to 255. Any shape."""
+    return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw) -> None:
     y = _TOP + 2 * _PANEL + _GAP + 32
     low, high = (f"{hu:.0f}".replace("-", "\N{MINUS SIGN}") for hu in DISPLAY_WINDOW)
-    _write(figure, _MARGIN, y, f"Display window {low} to {high} HU", color=_DIM)
+    _write(draw, (_MARGIN, y), f"Display window {low} to {high} HU", colour=_DIM)
     x = float(panel_box(0, 2).left)
     for value, name in LABEL_NAMES.items():
         if value == Label.BACKGROUND:
             continue
-        corner = (x / WIDTH, 1 - (y + 7) / HEIGHT)
-        colour = [part / 255 for part in LABEL_COLOURS[value]]
-        patch = Rectangle(corner, 16 / WIDTH, 14 / HEIGHT, facecolor=colour, edgecolor="none")
-        figure.add_artist(patch)
-        x = _right_edge(_write(figure, x + 24, y, name.capitalize())) + 28
+        draw.rectangle((x, y - 7, x + 15, y + 6), tuple(LABEL_COLOURS[value]))
+        x = _write(draw, (x + 24, y), name.capitalize()) + 28
 
 
-def _draw_footer(figure: Figure, warnings: Sequence[str]) -> None:
+def _draw_footer(draw: ImageDraw.ImageDraw, warnings: Sequence[str]) -> None:
     y = HEIGHT - 30
-    _write(figure, _MARGIN, y, FOOTER, weight="bold", color=_AMBER)
-    colour = _AMBER if warnings else _DIM
-    text = _write(figure, panel_box(0, 2).left, y, "Warnings: none", color=colour)
+    _write(draw, (_MARGIN, y), FOOTER, bold=True, colour=_AMBER)
+    left = float(panel_box(0, 2).left)
     for count in range(len(warnings), -1, -1):  # as many codes as the line holds
         rest = [f"{len(warnings) - count} more"] if count < len(warnings) else []
-        text.set_text("Warnings: " + (", ".join([*warnings[:count], *rest]) or "none"))
-        if _right_edge(text) <= WIDTH - _MARGIN:
-            return
+        text = "Warnings: " + (", ".join([*warnings[:count], *rest]) or "none")
+        if left + _font(14).getlength(text) <= WIDTH - _MARGIN:
+            break
+    _write(draw, (left, y), text, colour=_AMBER if warnings else _DIM)
