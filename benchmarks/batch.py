@@ -1,11 +1,12 @@
 """What a batch adds to the network: one run over simulated studies, and its memory.
 
 The studies are random analytic heads as DICOM pairs. First the network alone reconstructs each of
-them, one after the other, in a process of its own; then the batch does everything. The overhead is
+them, in two ways: one after the other with all cores for each, and in as many processes at once as
+the batch has workers, with as many threads each. Then the batch does everything. The overhead is
 the time of the batch, from the first study that a worker reads to the last that is on disk, over
-the sum of the network's times, less one. Both are wall times, so nothing else may run meanwhile.
-The network alone has all cores for each study; the workers of the batch share them. Memory is the
-resident set of runner and workers together.
+the time of the network alone (its sum, divided by the number of processes), less one. All are wall
+times, so nothing else may run meanwhile. Memory is the resident set of runner and workers
+together.
 
     python benchmarks/batch.py --studies 100 --folder batch_benchmark
 """
@@ -40,21 +41,22 @@ HEADS = 4
 def main() -> None:
     """Measure, and print two markdown tables."""
     options = parse_options()
-    if options.network_alone:
+    if options.part is not None:
         print(network_seconds(options))
         return
     source, output = inputs(options), options.folder / "out"
     write_studies(source, options)
     shutil.rmtree(output, ignore_errors=True)
     load = os.getloadavg()[0]
-    network = [float(x) for x in alone(options).split()]
+    batch_options = BatchOptions(
+        source, output, shape=options.shape, spacing=options.spacing, jobs=options.jobs
+    )
+    workers = worker_count(batch_options)
+    network = {parts: alone(options, parts) for parts in sorted({1, workers})}
     memory: list[tuple[float, float]] = []
     watching = threading.Event()
     watcher = threading.Thread(target=watch_memory, args=(memory, watching), daemon=True)
     watcher.start()
-    batch_options = BatchOptions(
-        source, output, shape=options.shape, spacing=options.spacing, jobs=options.jobs
-    )
     outcome = run_batch(batch_options)
     watching.set()
     watcher.join()
@@ -64,21 +66,21 @@ def main() -> None:
     ended = [e for e in events if e["event"] == "study"]
     first = min(e["elapsed_s"] - sum(e["seconds"].values()) for e in ended)
     batch = ended[-1]["elapsed_s"] - first
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{cores} CPU cores, torch {torch.__version__}, Python {platform.python_version()}; "
+        f"{cores()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}; "
         f"{options.studies} studies of {options.pixels} x {options.pixels} pixels, "
         f"{options.shape} voxels of {options.spacing} mm along each axis; "
-        f"{worker_count(batch_options)} workers; "
+        f"{workers} workers; "
         f"load before the first measurement {load:.1f}\n"
     )
-    print("| network alone, s per study | batch, s per study | overhead | start and checks, s |")
-    print("|---|---|---|---|")
-    alone_s = sum(network)
     print(
-        f"| {alone_s / len(network):.2f} | {batch / len(ended):.2f} "
-        f"| {batch / alone_s - 1:+.1%} | {first:.1f} |\n"
+        "| network alone, processes | network alone, s per study | batch, s per study | overhead |"
     )
+    print("|---|---|---|---|")
+    for parts, seconds in network.items():
+        ratio = batch / len(ended) / seconds - 1
+        print(f"| {parts} | {seconds:.2f} | {batch / len(ended):.2f} | {ratio:+.1%} |")
+    print(f"\nstart and checks before the first study: {first:.1f} s")
     stages = {n: np.mean([e["seconds"][n] for e in ended]) for n in ended[0]["seconds"]}
     print("stages: " + ", ".join(f"{name} {value:.2f} s" for name, value in stages.items()) + "\n")
     print("| part of the run | memory at most, MiB |")
@@ -99,7 +101,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--shape", type=int, default=128, help="voxels along each axis")
     parser.add_argument("--spacing", type=float, default=2.0, help="voxel size, mm")
     parser.add_argument("--jobs", type=int, help="workers of the batch; as the batch chooses")
-    parser.add_argument("--network-alone", action="store_true", help=argparse.SUPPRESS)
+    for name in ("--part", "--parts"):  # of the studies, for the network alone
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -119,16 +122,31 @@ def write_studies(source: Path, options: argparse.Namespace) -> None:
             write_demo_pair(folder, head, name=f"batch {number}", pitch=pitch, shape=size)
 
 
-def alone(options: argparse.Namespace) -> str:
-    """Run the network alone in another process, with the same arguments."""
+def cores() -> int:
+    """CPU cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def alone(options: argparse.Namespace, parts: int) -> float:
+    """Seconds of the network for a study, in some other processes at once."""
     names = ("folder", "studies", "pixels", "shape", "spacing")
     same = [word for name in names for word in (f"--{name}", str(getattr(options, name)))]
-    command = [sys.executable, __file__, "--network-alone", *same]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, __file__, *same, "--parts", str(parts)]
+    processes = [
+        subprocess.Popen([*command, "--part", str(part)], stdout=subprocess.PIPE, text=True)
+        for part in range(parts)
+    ]
+    printed = [process.communicate()[0] for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit("the network alone failed")
+    seconds = [float(word) for text in printed for word in text.split()]
+    return float(np.mean(seconds)) / parts
 
 
 def network_seconds(options: argparse.Namespace) -> str:
-    """Seconds of the network for each study, from images that are in memory."""
+    """Seconds of the network for each study of a part, from images that are in memory."""
+    torch.set_num_threads(max(1, cores() // options.parts))
     workflow = inference_workflow(
         {
             "dataset_dir": str(inputs(options)),
@@ -144,7 +162,9 @@ def network_seconds(options: argparse.Namespace) -> str:
     device = parser.get_parsed_content("device")
     network.eval()
     seconds = []
-    for number, item in enumerate([dataset[0], *dataset]):
+    chosen = range(options.part, options.studies, options.parts)
+    for number, study in enumerate([options.part, *chosen]):
+        item = dataset[study]
         image = item["image"].to(device)[None]
         image.meta = item["image"].meta
         inferer(image, network)
