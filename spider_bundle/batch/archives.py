@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -50,7 +52,9 @@ def is_archive(path: Path) -> bool:
         return stream.read(4) in (_MAGIC, _END)
 
 
-def unpack(archive: Path, folder: Path, limits: ArchiveLimits | None = None) -> None:
+def unpack(
+    archive: Path, folder: Path, limits: ArchiveLimits | None = None, reserve: int = 0
+) -> None:
     """Unpack the files of an archive into a folder.
 
     They are named by number, so no name in the archive can lead anywhere, and links become plain
@@ -61,10 +65,11 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits | None = None) -> 
         archive: A zip archive.
         folder: An empty folder.
         limits: What it may hold.
+        reserve: Bytes of the folder's disk that must stay free.
 
     Raises:
-        BatchError: A01, the archive is damaged or encrypted; A02, it exceeds the limits. Files may
-            have been unpacked by then.
+        BatchError: A01, the archive is damaged or encrypted; A02, it exceeds the limits; A06, the
+            disk has no room for it. Files may have been unpacked by then.
         OSError: The files cannot be written.
     """
     allowed = limits or ArchiveLimits()
@@ -78,8 +83,11 @@ def unpack(archive: Path, folder: Path, limits: ArchiveLimits | None = None) -> 
         members = [member for member in source.infolist() if not member.filename.endswith("/")]
         if len(members) > allowed.members:
             raise BatchError(BatchCode.A02, f"the archive has {len(members)} files")
-        if sum(member.file_size for member in members) > allowed.total_bytes:
+        declared = sum(member.file_size for member in members)
+        if declared > allowed.total_bytes:
             raise BatchError(BatchCode.A02, "the archive declares too many bytes")
+        if shutil.disk_usage(folder).free < declared + reserve:
+            raise BatchError(BatchCode.A06)
         total = 0
         for number, member in enumerate(members, 1):
             if member.flag_bits & _ENCRYPTED:
@@ -125,8 +133,17 @@ def _copy(
                 raise BatchError(BatchCode.A02, "the archive unpacks to too many bytes")
             if size > _RATIO_FROM and size > ratio * packed:
                 raise BatchError(BatchCode.A02, "a file of the archive is compressed too far")
-            stream.write(block)
+            _write(stream, block)
     return size
+
+
+def _write(stream: IO[bytes], block: bytes) -> None:
+    try:
+        stream.write(block)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BatchError(BatchCode.A06) from None
+        raise
 
 
 def _open(source: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:

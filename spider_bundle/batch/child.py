@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 import warnings
@@ -19,6 +21,8 @@ from typing import Any
 from spider_bundle.batch.codes import BatchCode, BatchError
 
 _START_SECONDS = 600.0
+_PR_SET_PDEATHSIG = 1
+"""Option of prctl(2): the signal that a process gets when its parent dies."""
 MEMORY = 2 << 30
 """Address space that calls may take beyond what the child has after its imports, bytes."""
 
@@ -30,7 +34,8 @@ class CallError(Exception):
 class Child:
     """A process that answers calls one by one, each within a limit of time.
 
-    It starts with the first call. One that hangs or dies is replaced at the next call.
+    It starts with the first call. One that hangs or dies is replaced at the next call. It ends with
+    the thread that called first, if nobody ends it before.
 
     Args:
         modules: What to import before the first call, whose time it would take.
@@ -125,7 +130,10 @@ def _serve(connection: Any, modules: Sequence[str], memory: int) -> None:
 
 
 def isolate() -> None:
-    """Make the calling process one that its parent alone ends, and that says nothing."""
+    """Make the calling process one that its parent alone ends, and that says nothing.
+
+    On Linux it also ends with the thread that started it, which therefore must last as long.
+    """
     # the service manager signals all processes of a batch; the runner alone decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -170,9 +178,28 @@ def _die_with_the_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None:
         return
+    if _is_killed_with_the_parent():
+        if os.getppid() != parent.pid:  # it died before it could be asked for
+            os._exit(1)
+        return
 
     def wait() -> None:
         parent.join()
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _is_killed_with_the_parent() -> bool:
+    """Ask the system (Linux) to kill this process with its parent, whatever it does then.
+
+    A thread of this process cannot do that while C code holds the interpreter.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        prctl = ctypes.CDLL(None).prctl
+    except (OSError, AttributeError):
+        return False
+    unused = [ctypes.c_ulong(0)] * 3
+    return prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *unused) == 0

@@ -23,10 +23,10 @@ from typing import Any
 
 from spider_bundle import __version__
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
-from spider_bundle.batch.crew import LocalWorker, Message, Worker, WorkerLostError
+from spider_bundle.batch.crew import LocalWorker, Worker, WorkerLostError
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import State
-from spider_bundle.batch.worker import Ended, WorkerSettings
+from spider_bundle.batch.worker import Ended, Message, WorkerSettings
 from spider_bundle.bundle import bundle_root
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.extras import require_extra

@@ -16,6 +16,8 @@ class BatchCode(StrEnum):
     A02 = "A02"
     A03 = "A03"
     A04 = "A04"
+    A05 = "A05"
+    A06 = "A06"
     K01 = "K01"
     R01 = "R01"
     R02 = "R02"
@@ -47,6 +49,15 @@ BATCH_CODES: Mapping[BatchCode, CodeInfo] = MappingProxyType(
         BatchCode.A04: CodeInfo(
             "a file took too long to examine, or the process that examined it died or failed",
             "keep the file aside and report it; send the study again without it",
+        ),
+        BatchCode.A05: CodeInfo(
+            "a file or folder of the input cannot be read",
+            "give the user of the batch the right to read it, see to the disk or mount, and run "
+            "again",
+        ),
+        BatchCode.A06: CodeInfo(
+            "there is no room to unpack a zip archive",
+            "make space on the disk of the output folder and run again",
         ),
         BatchCode.K01: CodeInfo(
             "the key file is absent, too short, or readable by others",
@@ -97,7 +108,7 @@ BATCH_CODES: Mapping[BatchCode, CodeInfo] = MappingProxyType(
             "install the same versions and files under the same paths on all nodes",
         ),
         BatchCode.S01: CodeInfo(
-            "the profile is not valid",
+            "the profile, or the overrides of a config, are not valid",
             "correct the named entry",
         ),
     }

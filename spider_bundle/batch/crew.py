@@ -8,28 +8,44 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import State
-from spider_bundle.batch.worker import Broken, Ended, Ready, Stage, WorkerSettings, serve
+from spider_bundle.batch.worker import (
+    Broken,
+    Ended,
+    Message,
+    Ready,
+    Spoiled,
+    Stage,
+    WorkerSettings,
+    serve,
+)
 
 _AHEAD = 3
 """Studies that a worker has at a time: one that is read, one reconstructed and one written."""
 _START_SECONDS = 600.0
 _END_SECONDS = 10.0
 _POLL_SECONDS = 0.5
+_STARTS = 3
+"""How often in a row no worker may be able to start while there is none."""
+_PAUSE_SECONDS = 5.0
+"""Time between the first of such starts and the second; doubles with each, but not forever."""
+_DOUBLINGS = 6
 
 _log = logging.getLogger(__name__)
-
-Message = Ready | Broken | Stage | Ended
 
 
 class WorkerLostError(Exception):
     """The place where a worker was is gone, which no study need be at fault for."""
+
+
+class WorkerStartError(Exception):
+    """A worker cannot start; the message says why and names nothing."""
 
 
 class Worker(Protocol):
@@ -67,6 +83,7 @@ class Workplace(Protocol):
         """Start another worker.
 
         Raises:
+            WorkerStartError: It cannot start now.
             BatchError: There cannot be any.
         """
 
@@ -110,19 +127,26 @@ class _Flight:
 class LocalWorker:
     """A worker process on this machine.
 
+    The thread that starts it must last as long, see :func:`spider_bundle.batch.child.isolate`.
+
     Args:
         settings: See :class:`WorkerSettings`.
+
+    Raises:
+        OSError: There cannot be another process now.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, settings), daemon=True)
-        self._process.start()
-        theirs.close()
+        with theirs:
+            self._process.start()
 
     def hand(self, job: Job) -> None:
         """Give the worker another study; whether it still lives shows later."""
+        # sending must not wait for a worker that hangs, so all of it must fit into the pipe
+        job = replace(job, files=())
         with suppress(OSError):  # its death is noticed by :meth:`messages`
             self.connection.send(job)
 
@@ -165,8 +189,15 @@ class LocalWorkplace:
         self._settings = settings
 
     def recruit(self) -> LocalWorker:
-        """Start another worker process."""
-        return LocalWorker(self._settings)
+        """Start another worker process.
+
+        Raises:
+            WorkerStartError: There cannot be another process now.
+        """
+        try:
+            return LocalWorker(self._settings)
+        except (OSError, MemoryError) as error:
+            raise WorkerStartError(type(error).__name__) from None
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """Wait until a worker has said something, but not longer."""
@@ -192,13 +223,19 @@ class _Post:
 
     Attributes:
         worker: Who.
+        failed_starts: How many starts in a row had failed when it was recruited.
         flights: The studies that it has, by key.
         is_ready: Whether it has started.
+        is_fresh: Whether it has had no study yet.
+        is_spoiled: Whether it ends because of what a study did to it.
     """
 
     worker: Worker
+    failed_starts: int
     flights: dict[str, _Flight] = field(default_factory=dict)
     is_ready: bool = False
+    is_fresh: bool = True
+    is_spoiled: bool = False
 
 
 class Crew:
@@ -208,7 +245,12 @@ class Crew:
     studies at hand, each of them is taken again alone; one that then dies again is at fault. A
     study over its time is at fault itself, and the others at hand are taken again as if nothing had
     been. A worker that is lost with its machine is replaced likewise, but a study that it had alone
-    is taken again a few times before it counts as at fault.
+    is taken again a few times before it counts as at fault. A worker that ends itself because an
+    error may have spoiled it is replaced as well; the study that had the error is taken again
+    alone, in a worker that has had no other if one can start, and fails if the error comes again.
+
+    When all is well at first and no worker can start later, that is tried again after a pause. A
+    batch without a worker gives up after three such starts in a row.
 
     Args:
         place: Where the workers are.
@@ -223,8 +265,12 @@ class Crew:
         self._posts: list[_Post] = []
         self._waiting: deque[Job] = deque()
         self._alone: set[str] = set()
+        self._suspects: set[str] = set()
         self._losses: Counter[str] = Counter()
         self._start = time.monotonic()
+        self._has_begun = False
+        self._failed_starts = 0
+        self._next_start = 0.0
 
     @property
     def waiting(self) -> int:
@@ -255,6 +301,8 @@ class Crew:
         self._hand_out()
         if self._posts:
             self._place.wait([post.worker for post in self._posts], _POLL_SECONDS)
+        else:
+            time.sleep(_POLL_SECONDS)
         ended: list[Ended] = []
         for post in list(self._posts):
             try:
@@ -262,6 +310,8 @@ class Crew:
                     self._take(post, message, ended)
             except EOFError:
                 self._bury(post, ended)
+            except WorkerStartError as error:
+                self._miss(post, str(error))
             except WorkerLostError:
                 self._lose(post, ended)
             else:
@@ -287,45 +337,101 @@ class Crew:
     def _hand_out(self) -> None:
         if not self._posts or self._is_anyone_ready():
             self._start = time.monotonic()
-        while len(self._posts) < min(self._most, self.waiting + self.at_hand):
-            self._posts.append(_Post(self._place.recruit()))
+        self._recruit()
         for post in sorted(self._posts, key=lambda p: len(p.flights)):
             while self._waiting and post.is_ready and self._has_room(post):
                 job = self._waiting.popleft()
                 post.flights[job.study_key] = _Flight(job)
+                post.is_fresh = False
                 post.worker.hand(job)
 
+    def _recruit(self) -> None:
+        """Have as many workers as are of use; an idle one may make place for a fresh one."""
+        wanted = min(self._most, self.waiting + self.at_hand)
+        if len(self._posts) >= wanted and self._needs_fresh():
+            for post in [p for p in self._posts if not p.flights][:1]:
+                self._dismiss(post)
+        while len(self._posts) < wanted and time.monotonic() >= self._next_start:
+            try:
+                self._posts.append(_Post(self._place.recruit(), self._failed_starts))
+            except WorkerStartError as error:
+                self._count_failed_start(self._failed_starts, str(error))
+
+    def _needs_fresh(self) -> bool:
+        """Whether the next study wants a fresh worker, there is none, and there can be one."""
+        is_suspect = bool(self._waiting) and self._waiting[0].study_key in self._suspects
+        has_fresh = any(post.is_fresh for post in self._posts)
+        return is_suspect and not has_fresh and not self._failed_starts
+
     def _has_room(self, post: _Post) -> bool:
+        if post.is_spoiled:
+            return False
+        if self._waiting[0].study_key in self._suspects and not self._failed_starts:
+            return post.is_fresh
         if self._waiting[0].study_key in self._alone:
             return not post.flights
         return len(post.flights) < _AHEAD and not self._alone & set(post.flights)
 
     def _take(self, post: _Post, message: Message, ended: list[Ended]) -> None:
         if isinstance(message, Ready):
-            post.is_ready = True
+            post.is_ready = self._has_begun = True
+            self._failed_starts = 0
+            for other in self._posts:
+                other.failed_starts = 0
         elif isinstance(message, Broken):
-            raise BatchError(BatchCode.R02, f"the worker could not start ({message.reason})")
+            raise WorkerStartError(message.reason)
         elif isinstance(message, Stage):
             post.flights[message.study_key].turn(message.seconds, time.monotonic())
+        elif isinstance(message, Spoiled):
+            self._doubt(post, message.ended, ended)
         else:
             self._land(post, message, ended)
+
+    def _doubt(self, post: _Post, failure: Ended, ended: list[Ended]) -> None:
+        """Take a study again, unless the same has happened to it before; the worker is dying."""
+        post.is_spoiled = True
+        if failure.study_key in self._suspects:
+            self._land(post, failure, ended)
+        else:
+            self._suspects.add(failure.study_key)
+            _log.warning("a worker ended itself after an error; its studies are taken again")
 
     def _land(self, post: _Post, message: Ended, ended: list[Ended]) -> None:
         post.flights.pop(message.study_key)
         self._alone.discard(message.study_key)
+        self._suspects.discard(message.study_key)
         ended.append(message)
 
     def _bury(self, post: _Post, ended: list[Ended]) -> None:
         """Deal with a death: one study at hand is at fault, several are taken again alone."""
         if not post.is_ready:
-            self._dismiss(post)
-            raise BatchError(BatchCode.R02, "the worker died while it started")
+            self._miss(post, "it died")
+            return
         flights = list(post.flights.values())
-        if len(flights) == 1:
+        if len(flights) == 1 and not post.is_spoiled:
             self._fail(post, flights[0], BatchCode.R04, ended)
         else:
             self._alone |= set(post.flights)
         self._dismiss(post)
+
+    def _miss(self, post: _Post, reason: str) -> None:
+        """Deal with a worker that could not start.
+
+        Raises:
+            BatchError: R02, there is no use in trying again.
+        """
+        self._dismiss(post)
+        self._count_failed_start(post.failed_starts, reason)
+
+    def _count_failed_start(self, before: int, reason: str) -> None:
+        """Let another start wait; those of workers that were recruited together count as one."""
+        self._failed_starts = max(self._failed_starts, before + 1)
+        is_enough = self._failed_starts >= _STARTS and not self._is_anyone_ready()
+        if is_enough or not self._has_begun:
+            raise BatchError(BatchCode.R02, f"the worker could not start ({reason})")
+        pause = _PAUSE_SECONDS * 2 ** min(self._failed_starts - 1, _DOUBLINGS)
+        self._next_start = time.monotonic() + pause
+        _log.warning("a worker could not start (%s); tried again in %g s", reason, pause)
 
     def _lose(self, post: _Post, ended: list[Ended]) -> None:
         """Deal with a loss: as with a death, but a study alone is not at fault at once."""
@@ -358,7 +464,10 @@ class Crew:
 
     def _dismiss(self, post: _Post) -> None:
         """End a worker and take up again what it still had."""
-        self._waiting.extendleft(f.job for f in reversed(list(post.flights.values())))
+        jobs = [flight.job for flight in post.flights.values()]
+        # the one that needs the fresh worker comes first
+        jobs.sort(key=lambda job: job.study_key not in self._suspects)
+        self._waiting.extendleft(reversed(jobs))
         post.flights.clear()
         post.worker.kill()
         self._posts.remove(post)

@@ -41,19 +41,25 @@ MAXIMUM_FILE_BYTES = 2 << 30
 _PREAMBLE, _MAGIC = 128, b"DICM"
 
 
-def describe(path: Path, key: str) -> Studies | Refusal:
+def describe(path: Path, key: str, allow_secondary_capture: bool = False) -> Studies | Refusal:
     """What one file is.
 
     Args:
         path: The file.
         key: Secret of the site.
+        allow_secondary_capture: Take a secondary capture for a radiograph.
 
     Returns:
         What :func:`find_studies` says of it alone; or a refusal (E01, E02) of a file that claims to
         be a DICOM file and cannot be read as one.
+
+    Raises:
+        OSError: It cannot be opened.
     """
-    found = find_studies([path], key=key)
-    if found.foreign_files and _claims_to_be_dicom(path):
+    with path.open("rb") as stream:
+        claims_to_be_dicom = stream.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
+    found = find_studies([path], key=key, allow_secondary_capture=allow_secondary_capture)
+    if found.foreign_files and claims_to_be_dicom:
         try:
             if not Header(open_dataset(path, "radiograph", pixels=False)).is_directory:
                 message = "a damaged DICOM file: it does not say what it holds"
@@ -63,9 +69,20 @@ def describe(path: Path, key: str) -> Studies | Refusal:
     return found
 
 
-def group(paths: Sequence[Path], key: str) -> tuple[Study, ...]:
-    """The studies that radiographs belong to."""
-    return find_studies(paths, key=key).studies
+def content(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return file_sha256(path)
+
+
+def group(
+    paths: Sequence[Path], key: str, allow_secondary_capture: bool = False
+) -> tuple[Study, ...]:
+    """The studies that radiographs belong to; arguments as for :func:`describe`."""
+    return find_studies(paths, key=key, allow_secondary_capture=allow_secondary_capture).studies
 
 
 def check(study: Study, key: str, profile: Profile) -> Job | Refusal:
@@ -93,9 +110,6 @@ def check(study: Study, key: str, profile: Profile) -> Job | Refusal:
             found += check_headers(*paths, PairOverrides.from_mapping(overrides))
         except RadiographError as error:
             found += error.findings
-        except ValueError as error:  # overrides of the config are first looked at here
-            message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
-            found.append(finding(Code.E01, "pair", message))
     if any(f.severity is Severity.ERROR for f in found):
         return Refusal(study.key, _facts([*study.findings, *found]), files=files)
     digests = ":".join(map(file_sha256, paths))
@@ -103,25 +117,19 @@ def check(study: Study, key: str, profile: Profile) -> Job | Refusal:
     return Job(study.key, *paths, overrides, rule, inputs, files)
 
 
-def unpacked(archive: Path, folder: Path, limits: ArchiveLimits | None) -> list[Mapping[str, Any]]:
-    """Unpack an archive, see :func:`unpack`; what stands against it, nothing if all went well.
+def unpacked(
+    archive: Path, folder: Path, key: str, limits: ArchiveLimits | None, reserve: int
+) -> Refusal | None:
+    """Unpack an archive, see :func:`unpack`; its refusal if something stands against it.
 
     Raises:
         OSError: The files cannot be written.
     """
     try:
-        unpack(archive, folder, limits)
+        unpack(archive, folder, limits, reserve)
     except BatchError as error:
-        return [batch_facts(error.code, error.message)]
-    return []
-
-
-def _claims_to_be_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] == _MAGIC
-    except OSError:
-        return False
+        return refused_file(archive, key, [batch_facts(error.code, error.message)])
+    return None
 
 
 def _size_findings(*sides: Candidate) -> Iterable[Finding]:

@@ -13,16 +13,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from spider_bundle.batch.archives import ArchiveLimits, is_archive
 from spider_bundle.batch.child import CallError, Child
 from spider_bundle.batch.codes import BatchCode, batch_facts
-from spider_bundle.batch.examine import check, describe, group, unpacked
-from spider_bundle.batch.job import Job, Refusal, refused_file
+from spider_bundle.batch.examine import check, content, describe, group, unpacked
+from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
 from spider_bundle.batch.profile import Profile
-from spider_bundle.radiographs.pair import Candidate, Studies, Study, study_key
+from spider_bundle.radiographs.overrides import PairOverrides
+from spider_bundle.radiographs.pair import (
+    Candidate,
+    Studies,
+    Study,
+    study_key,
+    without_copies,
+)
 
 EXAMINERS = ("spider_bundle.batch.examine",)
 """What the child process has loaded when it is asked about the first file."""
@@ -31,8 +38,10 @@ FILE_SECONDS = 60.0
 _MANY = 10
 """An archive, or that many files and more, may take so many times longer than a file."""
 
-Signature = tuple[str, int, int]
-"""Path, size and time of change of a file."""
+Signature = tuple[str, int, int, int]
+"""Path and size of a file, times of change of its content and of its rights."""
+
+_GONE = (FileNotFoundError, NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,14 @@ class Found:
         refusals: The others.
         foreign_files: Number of files that are not DICOM objects.
         other_objects: Number of DICOM objects that are not radiographs.
+        deferred: Archives for which there is no room now (A06); let others go and look again.
     """
 
     jobs: Sequence[Job]
     refusals: Sequence[Refusal]
     foreign_files: int
     other_objects: int
+    deferred: Sequence[Refusal] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -76,6 +87,7 @@ class Intake:
         profile: What the site states about its apparatus.
         excluded: Folder below the input that is passed over (the output).
         limits: What an archive may hold.
+        reserve: Bytes of the workspace's disk that must stay free.
         seconds: Time in which a file must have been examined.
         child: The process that examines; one of its own if not given.
     """
@@ -88,6 +100,7 @@ class Intake:
         profile: Profile | None = None,
         excluded: Path | None = None,
         limits: ArchiveLimits | None = None,
+        reserve: int = 0,
         seconds: float = FILE_SECONDS,
         child: Child | None = None,
     ) -> None:
@@ -97,21 +110,29 @@ class Intake:
         self._profile = profile or Profile()
         self._excluded = excluded.resolve() if excluded else None
         self._limits = limits
+        self._reserve = reserve
         self._seconds = seconds
         self._child = child or Child(EXAMINERS)
         self._unpacked: dict[Signature, Path | Refusal] = {}
         self._answers: dict[tuple[Any, ...], Any] = {}
         self._asked: set[tuple[Any, ...]] = set()
+        stated = PairOverrides.from_mapping(self._profile.base)
+        self._allow_secondary_capture = (
+            stated.frontal.allow_secondary_capture or stated.lateral.allow_secondary_capture
+        )
 
     def close(self) -> None:
         """End the child process; another search would start the next."""
         self._child.close()
 
     def signatures(self) -> list[Signature]:
-        """Every file of the input as it is now; those that vanish meanwhile are left out."""
+        """Every file of the input as it is now, and the folders that cannot be listed.
+
+        What vanishes meanwhile is left out.
+        """
         seen = []
         for path in self._files():
-            with suppress(OSError):
+            with suppress(*_GONE):
                 seen.append(_signature(path))
         return seen
 
@@ -123,23 +144,27 @@ class Intake:
 
         Raises:
             BatchError: R02, the child process cannot start.
-            OSError: An archive cannot be unpacked for want of space.
+            OSError: What an archive holds cannot be written.
         """
         films: list[Path] = []
         refusals: list[Refusal] = []
+        deferred: list[Refusal] = []
         for signature in self.signatures() if signatures is None else signatures:
             path = Path(signature[0])
             if not is_zip(path):
                 films.append(path)
                 continue
-            content = self._unpacked.get(signature) or self._unpack(path)
-            self._unpacked[signature] = content
-            if isinstance(content, Refusal):
-                refusals.append(content)
-            elif content.exists():
-                films += sorted(content.iterdir())
+            unpacked_to = self._unpacked.get(signature) or self._unpack(path)
+            if isinstance(unpacked_to, Refusal) and BatchCode.A06 in unpacked_to.codes:
+                deferred.append(unpacked_to)
+                continue
+            self._unpacked[signature] = unpacked_to
+            if isinstance(unpacked_to, Refusal):
+                refusals.append(unpacked_to)
+            elif unpacked_to.exists():
+                films += sorted(unpacked_to.iterdir())
         refusals += self._damaged_directories(films)
-        answers = [self._ask_about(path, describe) for path in films]
+        answers = [self._ask_about(path, describe, self._allow_secondary_capture) for path in films]
         refusals += [answer for answer in answers if isinstance(answer, Refusal)]
         described = [answer for answer in answers if isinstance(answer, Studies)]
         checked = [self._check(study) for study in self._studies(described)]
@@ -151,7 +176,13 @@ class Intake:
         others = sum(sum(found.other_objects.values()) for found in described)
         # copies of one file have one name; a DICOMDIR is told as such
         different = {refusal.study_key: refusal for refusal in reversed(refusals)}
-        return Found(tuple(jobs), tuple(reversed(different.values())), foreign, others)
+        return Found(
+            tuple(jobs), tuple(reversed(different.values())), foreign, others, tuple(deferred)
+        )
+
+    def origin(self, path: Path) -> Path:
+        """The archive that a file was unpacked from; the file itself if none."""
+        return self._archives().get(path.parent, path)
 
     def release(self, busy: Iterable[Path]) -> None:
         """Remove what was unpacked of archives that are of no more use.
@@ -160,9 +191,17 @@ class Intake:
             busy: Files that are still needed; an archive that holds none of them is let go.
         """
         needed = {path.parent for path in busy}
-        for content in self._unpacked.values():
-            if isinstance(content, Path) and content not in needed:
-                shutil.rmtree(content, ignore_errors=True)
+        for folder in self._archives():
+            if folder not in needed:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _archives(self) -> dict[Path, Path]:
+        """The archives by the folders that they were unpacked to."""
+        return {
+            folder: Path(signature[0])
+            for signature, folder in self._unpacked.items()
+            if isinstance(folder, Path)
+        }
 
     def _files(self) -> Iterator[Path]:
         if self._source.is_file():
@@ -172,26 +211,29 @@ class Intake:
                 if isinstance(ids, tuple):  # a refusal is told by find
                     yield from referenced_files(self._source, ids)[0]
             return
-        for folder, folders, names in os.walk(self._source):
+        closed: list[Path] = []
+        for folder, folders, names in os.walk(
+            self._source, onerror=lambda error: closed.append(Path(error.filename))
+        ):
             folders[:] = sorted(
                 name
                 for name in folders
                 if not self._excluded or Path(folder, name).resolve() != self._excluded
             )
-            # reading a pipe or a device would wait for ever
-            yield from (p for n in sorted(names) if (p := Path(folder, n)).is_file())
+            yield from (p for n in sorted(names) if _may_be_read(p := Path(folder, n)))
+        yield from closed  # whoever opens them is told why not
 
     def _unpack(self, archive: Path) -> Path | Refusal:
         folder = Path(tempfile.mkdtemp(dir=self._workspace))  # mode 0700
-        seconds = self._seconds * _MANY
+        arguments = (archive, folder, self._key, self._limits, self._reserve)
         try:
-            facts = self._child.call(unpacked, archive, folder, self._limits, seconds=seconds)
+            refusal = self._child.call(unpacked, *arguments, seconds=self._seconds * _MANY)
         except CallError as error:
-            facts = [_unexamined(error)]
-        if not facts:
+            refusal = self._refuse_unread(archive, [_unexamined(error)])
+        if refusal is None:
             return folder
         shutil.rmtree(folder, ignore_errors=True)
-        return refused_file(archive, self._key, facts)
+        return cast(Refusal, refusal)
 
     def _damaged_directories(self, films: Iterable[Path]) -> Iterator[Refusal]:
         """DICOMDIRs of the input that cannot be read or name files that are not there."""
@@ -209,15 +251,14 @@ class Intake:
     def _studies(self, described: Iterable[Studies]) -> list[Study | Refusal]:
         """The studies of all radiographs, in the order of their first file."""
         every = [c for found in described for study in found.studies for c in study.candidates]
-        # a second copy of the same object says nothing new
-        first = {c.identifiers.instance or c.path: c for c in reversed(every)}
-        candidates = list(reversed(first.values()))
+        candidates = without_copies(every, self._content)
         studies: list[tuple[Path, Study | Refusal]] = []
         for members in _related(candidates):
             paths = tuple(candidate.path for candidate in members)
             identifiers = members[0].identifiers
             name = study_key(identifiers.study or identifiers.instance, self._key)
-            answer = self._ask(paths, partial(Refusal, name, files=paths), group, paths, self._key)
+            arguments = (paths, self._key, self._allow_secondary_capture)
+            answer = self._ask(paths, partial(Refusal, name, files=paths), group, *arguments)
             if isinstance(answer, Refusal):
                 studies.append((paths[0], answer))
             else:
@@ -232,9 +273,21 @@ class Intake:
         refuse = partial(Refusal, study.key, files=paths)
         return self._ask(paths, refuse, check, study, self._key, self._profile)
 
-    def _ask_about(self, path: Path, function: Callable[[Path, str], Any]) -> Any:
-        refuse = partial(refused_file, path, self._key)
-        return self._ask((path,), refuse, function, path, self._key)
+    def _ask_about(self, path: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What the child says about one file; the function takes it, the key and the rest."""
+        refuse = partial(self._refuse_unread, path)
+        return self._ask((path,), refuse, function, path, self._key, *arguments)
+
+    def _content(self, path: Path) -> object:
+        """What a file's content is known by; one that cannot be read is like no other."""
+        answer = self._ask((path,), partial(self._refuse_unread, path), content, path)
+        return answer if isinstance(answer, str) else path
+
+    def _refuse_unread(self, path: Path, facts: Sequence[Mapping[str, Any]]) -> Refusal:
+        """Refuse a file that nobody should read again only to name it."""
+        archive = self.origin(path)
+        place = str(path) if archive == path else f"{archive} {path.name}"
+        return refused_place(path, place, self._key, facts)
 
     def _ask(
         self,
@@ -261,11 +314,14 @@ class Intake:
                 seconds = self._seconds * min(len(paths), _MANY)
                 try:
                     answer = self._child.call(function, *arguments, seconds=seconds)
-                except (CallError, OSError) as error:
+                except CallError as error:
                     answer = refuse([_unexamined(error)])
                 self._answers[question] = answer
-        except OSError:
+        except _GONE:
             return None
+        except OSError as error:  # asked again at the next search: it may be mended by then
+            message = f"it cannot be read: {error.strerror or type(error).__name__}"
+            return refuse([batch_facts(BatchCode.A05, message)])
         return self._answers[question]
 
 
@@ -288,15 +344,32 @@ def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
     return related.values()
 
 
-def _unexamined(error: Exception) -> Mapping[str, Any]:
-    # the text of an OSError names the file
-    reason = str(error) if isinstance(error, CallError) else type(error).__name__
-    return batch_facts(BatchCode.A04, f"it could not be examined: {reason}")
+def _unexamined(error: CallError) -> Mapping[str, Any]:
+    return batch_facts(BatchCode.A04, f"it could not be examined: {error}")
+
+
+def _may_be_read(path: Path) -> bool:
+    """Whether it is a file: reading a pipe or a device would wait for ever."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
 
 
 def _signature(path: Path) -> Signature:
-    status = path.stat()
-    return str(path), status.st_size, status.st_mtime_ns
+    """A file as it is now.
+
+    Raises:
+        FileNotFoundError: It has vanished.
+        NotADirectoryError: Its folder has.
+    """
+    try:
+        status = path.stat()
+    except _GONE:
+        raise
+    except OSError:
+        return str(path), -1, 0, 0
+    return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def is_zip(path: Path) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.files import file_sha256
 from spider_bundle.radiographs.pair import study_key
+
+_END_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Job:
         study_key: Its keyed hash.
         frontal: File of the frontal radiograph.
         lateral: File of the lateral radiograph.
-        overrides: What the profile states about it.
+        overrides: What config and profile state about it, put together; the worker reads with it
+            and nothing else.
         rule: Number from 1 of the profile's rule.
         inputs: Keyed hash of the two files.
         files: All radiographs of the study.
@@ -47,7 +50,7 @@ class Refusal:
     """A study, or a file that might hold some, that cannot be taken.
 
     Attributes:
-        study_key: Keyed hash of the study, or of the file's content.
+        study_key: Keyed hash of the study, or of the file.
         findings: Why; the facts of :func:`~spider_bundle.radiographs.errors.finding_facts`.
         is_incomplete: Whether a view is missing, which may still arrive.
         files: All radiographs of the study, or the file.
@@ -67,10 +70,27 @@ class Refusal:
 def refused_file(
     path: Path, key: str, facts: Sequence[Mapping[str, Any]], is_incomplete: bool = False
 ) -> Refusal:
-    """Refuse a file of which no study is known.
+    """Refuse a file of which no study is known; its content gives it its name.
 
     Raises:
-        OSError: It has vanished.
+        OSError: It has vanished, or cannot be read.
     """
-    name = study_key(f"file {file_sha256(path)}", key)
-    return Refusal(name, facts, is_incomplete, (path,))
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        ends = hashlib.sha256(stream.read(_END_BYTES))
+        # of a large file both ends are enough, and take no time
+        stream.seek(max(stream.tell(), size - _END_BYTES))
+        ends.update(stream.read(_END_BYTES))
+    return Refusal(study_key(f"file {size} {ends.hexdigest()}", key), facts, is_incomplete, (path,))
+
+
+def refused_place(path: Path, place: str, key: str, facts: Sequence[Mapping[str, Any]]) -> Refusal:
+    """Refuse a file or folder that must not or cannot be read; where it lies gives it its name.
+
+    Args:
+        path: The file or folder.
+        place: What its name is made of; it must say where the file lies.
+        key: Secret of the site.
+        facts: Why it is refused.
+    """
+    return Refusal(study_key(f"place {place}", key), facts, files=(path,))

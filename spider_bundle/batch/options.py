@@ -14,11 +14,14 @@ from typing import Any
 
 from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
+from spider_bundle.batch.codes import BatchCode, BatchError
+from spider_bundle.batch.machine import available_cores, available_memory
 from spider_bundle.batch.profile import Profile, read_profile
 from spider_bundle.batch.site_key import create_key_file, read_key_file
-from spider_bundle.batch.worker import Pipeline, WorkerSettings
+from spider_bundle.batch.worker import Pipeline, WorkerSettings, inference_config
 from spider_bundle.bundle import bundle_root
 from spider_bundle.files import file_sha256
+from spider_bundle.radiographs.overrides import PairOverrides
 from spider_bundle.radiographs.pair import PUBLIC_KEY
 
 _log = logging.getLogger(__name__)
@@ -51,6 +54,8 @@ class BatchOptions:
         dry_run: Only find and check the studies.
         watch: Go on looking for new studies until told to stop.
         quiet_seconds: Seconds for which a study's files must not have changed (``watch``).
+        patience: Seconds without a change after which a study that lacks a view is refused
+            (``watch``).
         min_free_mib: Free space of the output's disk under which no other study is started, MiB.
         dicom: Also write a DICOM CT series and a segmentation on it.
         mesh: Also write surfaces of bone and mandible.
@@ -81,6 +86,7 @@ class BatchOptions:
     dry_run: bool = False
     watch: bool = False
     quiet_seconds: float = 30.0
+    patience: float = 3600.0
     min_free_mib: float = 512.0
     dicom: bool = False
     mesh: bool = False
@@ -125,11 +131,36 @@ def site_key(options: BatchOptions) -> str:
 def profile_of(options: BatchOptions) -> Profile:
     """The site's statements, with those of the config for every study.
 
+    They are put together here and nowhere else, so that the workers read every study with the very
+    statements that it was checked with.
+
     Raises:
         BatchError: S01.
+        FileNotFoundError: There is no bundle, or a config is not there.
     """
     rules = read_profile(Path(options.profile)).rules if options.profile else ()
-    return Profile(rules, dict(options.config.get("overrides") or {}))
+    return Profile(rules, _overrides_of_config(options))
+
+
+def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
+    """``overrides`` of the inference config with all its layers; expressions are evaluated.
+
+    Raises:
+        BatchError: S01.
+        OSError: A config cannot be read.
+    """
+    try:
+        overrides = inference_config(worker_settings(options)).get_parsed_content("overrides")
+    except OSError:
+        raise
+    except Exception as error:  # each parser has its own; their text quotes the file
+        message = f"overrides of the config cannot be read ({type(error).__name__})"
+        raise BatchError(BatchCode.S01, message) from None
+    try:
+        PairOverrides.from_mapping(overrides)
+    except ValueError as error:
+        raise BatchError(BatchCode.S01, f"overrides of the config: {error}") from None
+    return dict(overrides or {})
 
 
 def _weights(options: BatchOptions) -> Path:
@@ -204,7 +235,7 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
         config={**values, **options.config},
         config_files=[str(Path(path).absolute()) for path in options.config_files],
         root=str(options.bundle_root) if options.bundle_root else None,
-        threads=max(1, _cores() // jobs) if jobs > 1 else 0,
+        threads=max(1, available_cores() // jobs) if jobs > 1 else 0,
         pipeline=options.pipeline,
     )
 
@@ -213,20 +244,14 @@ def worker_count(options: BatchOptions) -> int:
     """Worker processes of a batch, where ``jobs`` does not say.
 
     On a CPU one per core, for a core that has a study to itself waits for no other: at most 8, and
-    as many as the machine has 3 GiB of memory for. One on a GPU, and one on a cluster.
+    as many as there are 3 GiB of memory for. Limits of a container count, see
+    :mod:`~spider_bundle.batch.machine`. One on a GPU, and one on a cluster.
     """
     if options.jobs is not None:
         return options.jobs
     if options.cluster is not None or not device_of(options).startswith("cpu"):
         return 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(_cores(), _MOST_WORKERS, memory // _WORKER_BYTES))
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return max(1, min(available_cores(), _MOST_WORKERS, available_memory() // _WORKER_BYTES))
 
 
 def sha256_of(values: Mapping[str, Any]) -> str:

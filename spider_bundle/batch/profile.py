@@ -22,7 +22,7 @@ from typing import Any
 
 from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.radiographs.header import Header
-from spider_bundle.radiographs.overrides import PairOverrides
+from spider_bundle.radiographs.overrides import ROLES, PairOverrides, merge_overrides
 
 VERSION = 1
 
@@ -60,7 +60,7 @@ class Profile:
 
     Attributes:
         rules: In the order of their file.
-        base: Overrides of every study; those of a rule win.
+        base: Overrides of every study; those of a rule win, see :func:`merge_overrides`.
     """
 
     rules: Sequence[Rule] = ()
@@ -73,11 +73,11 @@ class Profile:
             sides: :func:`apparatus` of each radiograph.
 
         Returns:
-            Number of the rule from 1, or None, and its overrides.
+            Number of the rule from 1, or None, and the overrides of the study.
         """
         for number, rule in enumerate(self.rules, 1):
             if all(rule.fits(side) for side in sides):
-                return number, {**self.base, **rule.overrides}
+                return number, merge_overrides(self.base, rule.overrides)
         return None, self.base
 
 
@@ -121,11 +121,11 @@ def _rule(number: int, entry: Any) -> Rule:
         unknown = sorted(map(str, set(match) - set(MATCHED)))
         if unknown:
             raise ValueError(f"match takes {', '.join(MATCHED)}; not {', '.join(unknown)}")
-        both = [overrides, *(overrides.get(role) or {} for role in ("frontal", "lateral"))]
+        PairOverrides.from_mapping(overrides)
+        both = [overrides, *(overrides.get(role) or {} for role in ROLES)]
         if any("allow_secondary_capture" in side for side in both):
             # which files are radiographs at all is decided before any rule can be chosen
             raise ValueError("allow_secondary_capture cannot be stated in a profile")
-        PairOverrides.from_mapping(overrides)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise BatchError(BatchCode.S01, f"rule {number} of the profile: {error}") from None
     return Rule({name: str(pattern).upper() for name, pattern in match.items()}, dict(overrides))

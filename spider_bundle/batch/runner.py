@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import signal
 import tempfile
@@ -56,6 +57,8 @@ EXIT_UNFINISHED = 4
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
 _MEBIBYTE = 1 << 20
+_PASSING = {BatchCode.A05.value, BatchCode.A06.value}
+"""Codes of what may be read the next time."""
 _SCAN_SECONDS = 5.0
 _LEAST_SCAN_SECONDS = 0.2
 _IDLE_SECONDS = 0.2
@@ -76,6 +79,7 @@ class Outcome:
         planned: Studies that a dry run would have taken.
         incomplete: Studies that still lacked a view when watching ended.
         is_stopped: Whether a signal, a failure or the disk ended the batch early.
+        is_search_cut: Whether a signal ended it before all studies were found.
         stop_code: The code of a batch that stopped by itself.
     """
 
@@ -87,6 +91,7 @@ class Outcome:
     planned: int = 0
     incomplete: int = 0
     is_stopped: bool = False
+    is_search_cut: bool = False
     stop_code: BatchCode | None = None
 
     @property
@@ -102,7 +107,7 @@ class Outcome:
         """
         if self.failed or self.stop_code:
             return EXIT_FAILED
-        if self.is_stopped and self.left:
+        if self.is_search_cut or (self.is_stopped and self.left):
             return EXIT_UNFINISHED
         nothing = not (self.done or self.skipped or self.planned or self.left)
         if self.refused or (nothing and not self.is_stopped):
@@ -195,7 +200,7 @@ def plan_batch(options: BatchOptions) -> Plan:
             found = intake.find()
         skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
         jobs = [job for job in found.jobs if job not in skipped][: options.limit]
-    return Plan(jobs, skipped, found.refusals)
+    return Plan(jobs, skipped, [*found.refusals, *found.deferred])
 
 
 def is_whole(output: Path, study_key: str) -> bool:
@@ -208,6 +213,10 @@ def is_whole(output: Path, study_key: str) -> bool:
         return False
 
 
+class _SearchCut(BaseException):
+    """A signal came while the input was searched, which may take long."""
+
+
 class _Stop:
     """Whether somebody wants the batch to end.
 
@@ -217,6 +226,7 @@ class _Stop:
 
     def __init__(self) -> None:
         self.wanted = 0
+        self._cuts = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -231,8 +241,26 @@ class _Stop:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def cutting(self) -> Iterator[None]:
+        """A signal is not waited for: it raises.
+
+        Raises:
+            _SearchCut: There was a signal.
+        """
+        self._cuts = True
+        try:
+            if self.wanted:
+                raise _SearchCut
+            yield
+        finally:
+            self._cuts = False
+
     def _hear(self, *_: Any) -> None:
         self.wanted += 1
+        if self._cuts:
+            self._cuts = False  # the next one must not disturb the end
+            raise _SearchCut
 
 
 class _Run:
@@ -250,8 +278,10 @@ class _Run:
         self._outcome = Outcome()
         self._jobs: dict[str, Job] = {}
         self._at_hand: set[str] = set()
-        self._skipped: set[str] = set()
+        self._skipped: dict[str, Job] = {}
         self._waiting: list[Path] = []
+        self._awaited: set[str] = set()
+        self._is_summary_due = False
         self._refused: dict[str, Refusal] = {}
         self._stop = _Stop()
 
@@ -272,20 +302,12 @@ class _Run:
             self._intake = _intake(options, workspace, self._key, self._profile)
             stack.callback(self._intake.close)
             try:
-                if options.watch:
-                    self._watch(crew, shown)
-                else:
-                    found = self._intake.find()
-                    self._intake.close()  # its process has nothing more to do
-                    self._tell_found(found)
-                    self._take(found.jobs, found.refusals, crew, shown)
-                    while self._step(crew, shown):
-                        pass
+                (self._watch if options.watch else self._take_all)(crew, shown)
                 crew.close()
                 outcome.refused = len(self._refused)
                 outcome.skipped = len(self._skipped)
-                exit_code = outcome.exit_code
                 self._write_summaries()
+                exit_code = outcome.exit_code
             finally:
                 self._audit.end(outcome.counts, exit_code)
         return outcome
@@ -295,10 +317,46 @@ class _Run:
         remove_partial_studies(self._output)
         shutil.rmtree(self._output / WORKSPACE, ignore_errors=True)
 
+    def _take_all(self, crew: Crew, shown: Progress) -> None:
+        """Take what the input holds; archives that have no room wait until others have gone."""
+        deferred: int | None = None
+        while True:
+            found = self._find()
+            if found is None:
+                self._outcome.is_search_cut = self._outcome.is_stopped = True
+                return
+            self._tell_found(found)
+            if not found.deferred or len(found.deferred) == deferred:
+                break
+            deferred = len(found.deferred)
+            _log.info("%d archives wait for room on the disk", deferred)
+            self._take(found.jobs, [r for r in found.refusals if not r.is_incomplete], crew, shown)
+            # what they lack may be in the archives that wait
+            self._waiting = [p for r in found.refusals if r.is_incomplete for p in r.files]
+            self._release()
+            while self._step(crew, shown):
+                pass
+            if self._is_ending():
+                self._outcome.left += deferred
+                return
+        self._intake.close()  # its process has nothing more to do
+        self._take(found.jobs, [*found.refusals, *found.deferred], crew, shown)
+        while self._step(crew, shown):
+            pass
+
+    def _find(self, signatures: Sequence[Signature] | None = None) -> Found | None:
+        """Search the input; None if a signal came meanwhile."""
+        try:
+            with self._stop.cutting():
+                return self._intake.find(signatures)
+        except _SearchCut:
+            self._intake.close()  # its process may still be at work
+            return None
+
     def _watch(self, crew: Crew, shown: Progress) -> None:
         """Take studies as they arrive, complete and quiet, until told to stop."""
         seen: dict[Signature, float] = {}
-        looked_at: set[Signature] = set()
+        looked_at: tuple[set[Signature], set[str]] | None = None
         pause = min(_SCAN_SECONDS, max(self._options.quiet_seconds / 2, _LEAST_SCAN_SECONDS))
         next_scan = 0.0
         while True:
@@ -308,14 +366,18 @@ class _Run:
                 loud = {s for s, t in seen.items() if now - t < self._options.quiet_seconds}
                 # an archive that still grows cannot be opened; of a study, every file counts
                 readable = {s for s in seen if s not in loud or not is_zip(Path(s[0]))}
+                overdue = {s[0] for s, t in seen.items() if now - t >= self._options.patience}
                 # studies in loud files must be looked at again when they are quiet
-                if readable != looked_at:
-                    busy = {path for path, _, _ in loud}
-                    looked_at = readable if self._scan(readable, busy, crew, shown) else set()
+                if (readable, overdue) != looked_at:
+                    busy = {s[0] for s in loud}
+                    is_over = self._scan(readable, busy, overdue, crew, shown)
+                    looked_at = (readable, overdue) if is_over else None
                 next_scan = now + pause
             if not self._step(crew, shown):
                 if self._is_ending():
                     return
+                if self._is_summary_due:
+                    self._write_summaries()
                 time.sleep(_IDLE_SECONDS)
 
     def _is_ending(self) -> bool:
@@ -324,30 +386,68 @@ class _Run:
         return bool(self._stop.wanted or self._outcome.stop_code or is_full)
 
     def _scan(
-        self, signatures: set[Signature], loud: set[str], crew: Crew, shown: Progress
+        self,
+        signatures: set[Signature],
+        loud: set[str],
+        overdue: set[str],
+        crew: Crew,
+        shown: Progress,
     ) -> bool:
-        """Take what is complete and quiet.
+        """Take what is complete and quiet, and refuse what was waited for long enough.
+
+        Args:
+            signatures: Files to look at.
+            loud: Those that changed a short time ago.
+            overdue: Those that have not changed for so long that no other view will come.
+            crew: Takes the studies.
+            shown: Shows them.
 
         Returns:
             Whether everything else can be left alone until a file changes.
         """
-        found = self._intake.find(sorted(signatures))
+        found = self._find(sorted(signatures))
+        if found is None:
+            return False
 
-        def is_quiet(study: Job | Refusal) -> bool:
-            return not any(str(path) in loud for path in study.files)
+        def lies_in(study: Job | Refusal, files: set[str]) -> list[bool]:
+            return [str(self._intake.origin(path)) in files for path in study.files]
 
-        jobs = [job for job in found.jobs if is_quiet(job)]
-        refusals = [r for r in found.refusals if is_quiet(r) and not r.is_incomplete]
-        self._outcome.incomplete = sum(r.is_incomplete for r in found.refusals)
-        # files that are read now must not be exchanged under the same name in the manifest
-        deferred = [job for job in jobs if job.study_key in self._at_hand]
-        self._take([job for job in jobs if job not in deferred], refusals, crew, shown)
-        later: list[Job | Refusal] = [job for job in found.jobs if not is_quiet(job)]
-        later += [r for r in found.refusals if r.is_incomplete or not is_quiet(r)]
-        self._waiting = [path for study in later for path in study.files]
+        def is_ripe(study: Job | Refusal) -> bool:
+            # files that are read now must not be exchanged under the same name in the manifest
+            return not any(lies_in(study, loud)) and study.study_key not in self._at_hand
+
+        incomplete = [r for r in found.refusals if r.is_incomplete and not all(lies_in(r, overdue))]
+        self._await_views([r for r in incomplete if is_ripe(r)])
+        self._outcome.incomplete = len(incomplete)
+        told = [r for r in found.refusals if r not in incomplete]
+        if found.deferred and not found.jobs and not self._at_hand:
+            told += found.deferred  # nothing will make room for these archives
+        self._take(
+            [j for j in found.jobs if is_ripe(j)], [r for r in told if is_ripe(r)], crew, shown
+        )
+        present = {refusal.study_key for refusal in (*found.refusals, *found.deferred)}
+        for key, refusal in list(self._refused.items()):
+            if key not in present and not _PASSING.isdisjoint(refusal.codes):
+                del self._refused[key]  # it can be read now
+        every: list[Job | Refusal] = [*found.jobs, *told]
+        unripe = [study for study in every if not self._is_taken(study)]
+        self._waiting = [path for study in [*incomplete, *unripe] for path in study.files]
         self._release()
-        quiet = len(jobs) == len(found.jobs) and all(map(is_quiet, found.refusals))
-        return quiet and not any(self._jobs[job.study_key] != job for job in deferred)
+        return not unripe and not found.deferred and all(map(is_ripe, incomplete))
+
+    def _is_taken(self, study: Job | Refusal) -> bool:
+        """Whether a study as it is now waits for a worker or has ended."""
+        key = study.study_key
+        if isinstance(study, Refusal):
+            return self._refused.get(key) == study
+        return study in (self._jobs.get(key), self._skipped.get(key))
+
+    def _await_views(self, refusals: Sequence[Refusal]) -> None:
+        """Tell once which studies lack a view."""
+        for refusal in refusals:
+            if refusal.study_key not in self._awaited:
+                _log.warning("study %s waits for another view (E06)", refusal.study_key)
+        self._awaited = {refusal.study_key for refusal in refusals}
 
     def _tell_found(self, found: Found) -> None:
         self._audit.intake(found.counts)
@@ -365,11 +465,12 @@ class _Run:
             self._refuse(refusal, shown)
         new: list[Job] = []
         for job in jobs:
-            if self._jobs.get(job.study_key) == job or job.study_key in self._skipped:
+            if self._is_taken(job):
                 continue
             if _is_done(self._output, self._manifest, job, self._fingerprint):
-                self._skipped.add(job.study_key)
+                self._skipped[job.study_key] = job
             else:
+                self._skipped.pop(job.study_key, None)
                 new.append(job)
         if self._options.limit is not None:
             room = max(self._options.limit - len(self._jobs), 0)
@@ -461,12 +562,15 @@ class _Run:
         )
 
     def _record(self, entry: Entry, shown: Progress, rule: int | None = None) -> None:
-        self._manifest.add(entry)
+        # the audit log first: killed in between, the study is taken and told again
         self._audit.study(entry, rule)
+        self._manifest.add(entry)
+        self._is_summary_due = True
         shown.tell(entry)
 
     def _write_summaries(self) -> None:
         """Write ``refused.json`` of this run, and the index of all studies of the folder."""
+        self._is_summary_due = False
         refused = [
             {"study_key": key, "findings": list(refusal.findings)}
             for key, refusal in self._refused.items()
@@ -476,7 +580,7 @@ class _Run:
             index = [
                 IndexEntry(key, entry.state.value, entry.findings, sum(entry.seconds.values()))
                 for key, entry in self._manifest.entries.items()
-                if entry.state is not State.DONE or (self._output / key / REPORT_FILE).is_file()
+                if entry.state is not State.DONE or os.path.lexists(self._output / key)
             ]
             write_index(self._output, index)
 
@@ -495,7 +599,8 @@ def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
 def _intake(options: BatchOptions, workspace: Path, key: str, profile: Profile) -> Intake:
     source, output = Path(options.input), Path(options.output)
     seconds = min(options.time_limit, FILE_SECONDS)
-    return Intake(source, workspace, key, profile, output, seconds=seconds)
+    reserve = int(options.min_free_mib * _MEBIBYTE)
+    return Intake(source, workspace, key, profile, output, reserve=reserve, seconds=seconds)
 
 
 def _workplace(options: BatchOptions) -> Workplace:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spider_bundle.batch.child import debug, isolate
 from spider_bundle.batch.codes import BatchCode, batch_facts
@@ -25,7 +26,12 @@ from spider_bundle.batch.manifest import State
 from spider_bundle.bundle import bundle_root
 from spider_bundle.radiographs.errors import RadiographError, finding_facts
 
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_MACHINE_ERRORS = (RuntimeError, MemoryError)
+"""What PyTorch raises for errors of a device, and a lack of memory."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +120,42 @@ class Ended:
     disk_full: bool = False
 
 
+@dataclass(frozen=True)
+class Spoiled:
+    """A study failed in a way that may make all later ones fail; the worker process ends itself.
+
+    Attributes:
+        ended: How the study ends if that happens to it again.
+    """
+
+    ended: Ended
+
+
+Message = Ready | Broken | Stage | Ended | Spoiled
+
+
 @dataclass
 class _Clock:
     """Time of the network for the study that is written, seconds."""
 
     seconds: float = 0.0
+
+
+def inference_config(settings: WorkerSettings) -> ConfigParser:
+    """The inference config with all layers and values; nothing of it is instantiated.
+
+    Raises:
+        FileNotFoundError: There is no bundle.
+        Exception: A config cannot be read.
+    """
+    from monai.bundle import ConfigParser  # heavy: not for the command line's help
+
+    root = bundle_root(settings.root)
+    parser = ConfigParser()
+    parser.read_config([str(root / "configs" / "inference.json"), *settings.config_files])
+    values = {"bundle_root": str(root), "writer::keep_going": False, **settings.config}
+    parser.update(values)
+    return parser
 
 
 class InferencePipeline:
@@ -133,19 +170,13 @@ class InferencePipeline:
 
     def __init__(self, settings: WorkerSettings) -> None:
         import torch
-        from monai.bundle import ConfigParser
         from threadpoolctl import threadpool_limits
 
         from spider_bundle.weights import load_weights
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        root = bundle_root(settings.root)
-        parser = ConfigParser()
-        files = [str(root / "configs" / "inference.json"), *settings.config_files]
-        parser.read_config(files)
-        values = {"bundle_root": str(root), "writer::keep_going": False, **settings.config}
-        parser.update(values)
+        parser = inference_config(settings)
         self._device = parser.get_parsed_content("device")
         self._network = parser.get_parsed_content("network")
         load_weights(self._network, parser.get_parsed_content("weights"))
@@ -156,7 +187,6 @@ class InferencePipeline:
         parser.get_parsed_content("writer").clock = self._clock
         self._postprocessing = parser.get_parsed_content("postprocessing")
         self._preprocessing = parser.get_parsed_content("preprocessing")
-        self._overrides = parser.get_parsed_content("overrides")
         if settings.threads:
             # Threads of the other workers would spin on the same cores; known once all is loaded.
             threadpool_limits(settings.threads, user_api="blas")
@@ -166,7 +196,7 @@ class InferencePipeline:
         from spider_bundle.radiographs.overrides import PairOverrides
         from spider_bundle.radiographs.transforms import BiplanarRadiographsd
 
-        stated = PairOverrides.from_mapping({**self._overrides, **job.overrides})
+        stated = PairOverrides.from_mapping(job.overrides)
         for transform in self._preprocessing.transforms:
             if isinstance(transform, BiplanarRadiographsd):
                 transform.overrides = stated
@@ -196,14 +226,14 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     """Run a worker until its connection ends; the target of the worker process.
 
     Args:
-        connection: Jobs come in, and None for the end; :class:`Ready`, :class:`Broken`,
-            :class:`Stage` and :class:`Ended` go out.
+        connection: Jobs come in, without their ``files``, and None for the end; a
+            :data:`Message` goes out whenever something happens.
         settings: See :class:`WorkerSettings`.
     """
     isolate()
     sending = threading.Lock()
 
-    def send(message: Ready | Broken | Stage | Ended) -> None:
+    def send(message: Message) -> None:
         with sending:
             connection.send(message)
 
@@ -234,9 +264,7 @@ class _Stages:
     A queue holds one study at most, so memory does not grow with the batch.
     """
 
-    def __init__(
-        self, pipeline: Pipeline, send: Callable[[Ready | Broken | Stage | Ended], None]
-    ) -> None:
+    def __init__(self, pipeline: Pipeline, send: Callable[[Message], None]) -> None:
         self._pipeline = pipeline
         self._send = send
         self._to_network: queue.Queue[_Item | None] = queue.Queue(1)
@@ -300,7 +328,12 @@ class _Stages:
                 facts = [finding_facts(found) for found in cause.findings]
                 self._end(item, State.REFUSED, facts)
                 return
-            self._end(item, State.FAILED, [_failure(name, cause)], _is_full(cause))
+            failure = _failure(name, cause)
+            if _is_of_the_machine(name, cause):
+                # a CUDA context that an error has broken fails all studies that come to it
+                self._send(Spoiled(Ended(item.study_key, State.FAILED, [failure], item.seconds)))
+                os._exit(1)
+            self._end(item, State.FAILED, [failure], _is_full(cause))
 
     def _end(
         self,
@@ -331,6 +364,17 @@ def _failure(stage: str, cause: BaseException) -> Mapping[str, Any]:
         code = BatchCode.R01 if stage == "write" else BatchCode.R07
         return batch_facts(code, f"{stage}: {cause.strerror or type(cause).__name__}")
     return batch_facts(BatchCode.R07, f"{stage}: {type(cause).__name__}")
+
+
+def _is_of_the_machine(stage: str, cause: BaseException) -> bool:
+    """Whether a failure may be the doing of the device or of studies before, and go on.
+
+    Errors of a GPU show late: that of one study may be raised where the one before is written.
+    """
+    from spider_bundle.outputs.study import StudyError  # heavy, and loaded by now
+
+    is_written = isinstance(cause, StudyError)
+    return stage != "read" and isinstance(cause, _MACHINE_ERRORS) and not is_written
 
 
 def _is_full(cause: BaseException) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, bad_usage, fail, written
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_USAGE, bad_usage, fail
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,
@@ -25,6 +27,9 @@ from spider_bundle.cli.options import (
     computation,
 )
 from spider_bundle.cli.send import check_peer, deliver
+
+if TYPE_CHECKING:
+    from spider_bundle.batch.options import BatchOptions
 
 
 def batch(
@@ -46,6 +51,9 @@ def batch(
     quiet_seconds: Annotated[
         float, typer.Option(help="Take a study when unchanged for so long (--watch).", min=0)
     ] = 30.0,
+    patience: Annotated[
+        float, typer.Option(help="Refuse a study without a view after so long (--watch).", min=0)
+    ] = 3600.0,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -97,8 +105,8 @@ def batch(
     before the end. How each study ended is in OUTPUT/manifest.jsonl.
     """
     from spider_bundle.batch.cluster import ClusterOptions
-    from spider_bundle.batch.codes import BatchCode, BatchError
-    from spider_bundle.batch.runner import EXIT_UNFINISHED, BatchOptions, plan_batch, run_batch
+    from spider_bundle.batch.options import BatchOptions
+    from spider_bundle.batch.runner import plan_batch, run_batch
     from spider_bundle.outputs.extras import MissingExtraError, require_extra
 
     with bad_usage(MissingExtraError):
@@ -133,6 +141,7 @@ def batch(
             dry_run=dry_run,
             watch=watch,
             quiet_seconds=quiet_seconds,
+            patience=patience,
             min_free_mib=min_free,
             dicom=dicom,
             mesh=mesh,
@@ -144,25 +153,42 @@ def batch(
         )
     if store_to:
         check_peer(store_to)
-    try:
-        with written(
-            "the batch could not go on",
-            "see to the space and the rights of the output folder and run again; what is done "
-            "stays",
-        ):
-            if dry_run:
-                plan = plan_batch(options)
-                typer.echo("\n".join(plan.lines()))
-                outcome = plan.outcome
-            else:
-                outcome = run_batch(options)
-    except BatchError as error:
-        if error.code in (BatchCode.K01, BatchCode.S01):
-            raise typer.BadParameter(str(error)) from None
-        fail(str(error), EXIT_UNFINISHED if error.code is BatchCode.R08 else EXIT_FAILED)
-    typer.echo(", ".join(f"{number} {name}" for name, number in outcome.counts.items() if number))
+    with _without_traceback(options):
+        if dry_run:
+            plan = plan_batch(options)
+            lines, outcome = list(plan.lines()), plan.outcome
+        else:
+            lines, outcome = [], run_batch(options)
+    for line in lines:
+        typer.echo(line)
+    told = (f"{number} {name}" for name, number in outcome.counts.items() if number)
+    typer.echo(", ".join(told) or "no study found")
     exit_code = outcome.exit_code
-    if store_to and not dry_run and deliver(output, store_to).problems:
-        exit_code = exit_code or EXIT_FAILED
+    if store_to and not dry_run:
+        with _without_traceback(options):
+            problems = deliver(output, store_to).problems
+        if problems:
+            exit_code = exit_code or EXIT_FAILED
     if exit_code:
         raise typer.Exit(exit_code)
+
+
+@contextmanager
+def _without_traceback(options: BatchOptions) -> Iterator[None]:
+    """Tell what ends the batch early in one line, and end with its exit code.
+
+    Raises:
+        typer.BadParameter: Wrong use.
+        typer.Exit: All else.
+    """
+    from spider_bundle.batch.ending import early_end
+
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter):  # told already
+        raise
+    except Exception as error:
+        end = early_end(error, options)
+        if end.exit_code == EXIT_USAGE:
+            raise typer.BadParameter(end.message) from None
+        fail(end.message, end.exit_code)

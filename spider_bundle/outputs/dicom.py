@@ -24,7 +24,9 @@ def write_dicom(folder: Path, study: StudyResult) -> None:
         ValueError: DICOM cannot express this study.
         OSError: A file cannot be written.
     """
-    ct_files = write_ct_series(folder / DICOM_CT_FOLDER, study.hu, study.grid, study.identity)
+    ct_files = write_ct_series(
+        folder / DICOM_CT_FOLDER, study.hu, study.grid, study.identity, study.lossy
+    )
     write_segmentation(
         folder / DICOM_SEGMENTATION_FILE, study.labels, study.grid, ct_files, study.identity
     )

@@ -1,8 +1,10 @@
 """The reconstruction as a DICOM CT series (CT Image Storage, DICOM PS3.3 A.3).
 
-Equal volumes of a study give equal files: no clock and no random number is involved, and every UID
-is the UUID form (PS3.5 B.2) of a hash of the study key, the grid and the voxels. So a run that was
-cut and repeated writes the same objects, and two different reconstructions never share a UID.
+Equal volumes of a study give equal files: no clock and no random number is involved, and every new
+UID is the UUID form (PS3.5 B.2) of a hash of the study key and of all that the objects hold:
+patient, study, references, version, grid and voxels. So a run that was cut and repeated writes the
+same objects, and objects that differ in anything never share a UID. Only the StudyInstanceUID of a
+pseudonymous study is made from the study key alone: it holds all results of the study.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +22,8 @@ import nibabel
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filebase import DicomFileLike
+from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle import __version__
@@ -26,6 +31,7 @@ from spider_bundle.geometry import FloatArray, Grid
 from spider_bundle.outputs.nifti import stored_hu
 from spider_bundle.outputs.preview import DISPLAY_WINDOW
 from spider_bundle.radiographs.identity import SourceIdentity
+from spider_bundle.radiographs.lossy import LossyCompression
 from spider_bundle.radiographs.write import save_dataset
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
@@ -111,11 +117,21 @@ def derived_uid(*parts: str | bytes) -> str:
     return f"2.25.{uuid.UUID(bytes=digest.digest()[:16], version=5).int}"
 
 
+def encoded(dataset: Dataset) -> bytes:
+    """A data set in Explicit VR Little Endian, to hash what it holds."""
+    buffer = BytesIO()
+    stream = DicomFileLike(buffer)
+    stream.is_little_endian, stream.is_implicit_VR = True, False
+    write_dataset(stream, dataset)
+    return buffer.getvalue()
+
+
 def write_ct_series(
     folder: str | os.PathLike[str],
     hu: npt.NDArray[Any],
     grid: Grid,
     identity: DicomIdentity,
+    lossy: LossyCompression | None = None,
 ) -> list[Path]:
     """Write HU as a DICOM CT series, one file for each slice, the lowest slice first.
 
@@ -125,6 +141,7 @@ def write_ct_series(
         hu: HU, shape ``(X, Y, Z)``; stored as in the NIfTI file.
         grid: Its grid (LPS mm).
         identity: Patient and study.
+        lossy: Lossy compression that the radiographs went through, if any.
 
     Returns:
         The files, in the order of the slices.
@@ -135,19 +152,16 @@ def write_ct_series(
         OSError: A file cannot be written.
     """
     volume = axial_volume(stored_hu(hu).astype("<i2"), grid)
-    kept = "kept" if identity.source else "pseudonymous"
-    geometry = np.round(volume.affine, 6) + 0.0  # + 0.0 turns -0.0 into 0.0
-    seed = derived_uid(
-        *(identity.study_key, kept, str(volume.slices.shape)),
-        *(geometry.astype("<f8").tobytes(), volume.slices.tobytes()),
-    )
+    headers = [
+        _header(number, volume, identity, lossy) for number in range(1, len(volume.slices) + 1)
+    ]
+    seed = derived_uid(identity.study_key, *map(encoded, headers), volume.slices.tobytes())
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     paths = []
-    for number, pixels in enumerate(volume.slices, start=1):
-        dataset = _slice(number, pixels, volume, identity, seed)
-        paths.append(target / f"{number:04d}.dcm")
-        save_dataset(paths[-1], dataset)
+    for header, pixels in zip(headers, volume.slices, strict=True):
+        paths.append(target / f"{header.InstanceNumber:04d}.dcm")
+        save_dataset(paths[-1], _slice(header, pixels, seed))
     return paths
 
 
@@ -211,29 +225,19 @@ def decimals(values: Sequence[float] | FloatArray) -> list[str]:
     return [decimal(round(float(value), 9)) for value in values]
 
 
-def _slice(
-    number: int,
-    pixels: npt.NDArray[np.int16],
-    volume: AxialVolume,
-    identity: DicomIdentity,
-    seed: str,
-) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = CT_IMAGE_STORAGE
-    meta.MediaStorageSOPInstanceUID = derived_uid(seed, "instance", str(number))
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+def _header(
+    number: int, volume: AxialVolume, identity: DicomIdentity, lossy: LossyCompression | None
+) -> Dataset:
+    """All of a slice but its pixels and the UIDs that are made from what the series holds."""
+    dataset = Dataset()
     describe_patient(dataset, identity)
     describe_result(dataset, identity, "CT")
     dataset.SOPClassUID = CT_IMAGE_STORAGE
-    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
     dataset.Modality = "CT"
-    dataset.SeriesInstanceUID = derived_uid(seed, "series")
     dataset.SeriesNumber, dataset.InstanceNumber = CT_SERIES_NUMBER, number
     dataset.BodyPartExamined = "HEAD"
     dataset.PatientPosition = "HFS"
-    dataset.FrameOfReferenceUID = derived_uid(seed, "frame of reference")
     dataset.PositionReferenceIndicator = ""
     dataset.AcquisitionNumber = None
     dataset.KVP = None
@@ -249,13 +253,31 @@ def _slice(
     dataset.ImagePositionPatient = decimals(position[:3])
     dataset.SliceLocation = decimals([float(volume.orientation[:, 2] @ position[:3])])[0]
     dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.Rows, dataset.Columns = pixels.shape
+    dataset.Rows, dataset.Columns = volume.slices.shape[1:]
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit, dataset.PixelRepresentation = 15, 1
     dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType = "0", "1", "HU"
     low, high = DISPLAY_WINDOW
     dataset.WindowCenter, dataset.WindowWidth = decimals([(low + high) / 2, high - low])
-    dataset.LossyImageCompression = "00"
+    # not reset in what is derived from an image that was compressed with loss (C.7.6.1.1.5)
+    dataset.LossyImageCompression = "00" if lossy is None else "01"
+    if lossy is not None and lossy.ratios:
+        dataset.LossyImageCompressionRatio = [decimal(ratio) for ratio in lossy.ratios]
+    if lossy is not None and lossy.methods:
+        dataset.LossyImageCompressionMethod = list(lossy.methods)
+    return dataset
+
+
+def _slice(header: Dataset, pixels: npt.NDArray[np.int16], seed: str) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CT_IMAGE_STORAGE
+    meta.MediaStorageSOPInstanceUID = derived_uid(seed, "instance", str(header.InstanceNumber))
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset = FileDataset("", header, file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    dataset.SeriesInstanceUID = derived_uid(seed, "series")
+    # of this series alone: nothing says that two reconstructions place the head alike
+    dataset.FrameOfReferenceUID = derived_uid(seed, "frame of reference")
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
     return dataset

@@ -34,6 +34,7 @@ from spider_bundle.outputs.dicom_ct import (
     derived_uid,
     describe_patient,
     describe_result,
+    encoded,
 )
 from spider_bundle.outputs.extras import require_extra
 from spider_bundle.radiographs.header import quiet
@@ -62,6 +63,8 @@ SEGMENT_CODES: Mapping[Label, SegmentCode] = {
 _ACQUISITION_EQUIPMENT = "109101"
 #: ContentDate and ContentTime are required; without a study date they say nothing true.
 _NO_DATE, _NO_TIME = "19000101", "000000"
+#: Stands for UIDs until there is something to make them from.
+_LATER = derived_uid("later")
 
 
 def write_segmentation(
@@ -97,7 +100,6 @@ def write_segmentation(
     sources = [_source(file) for file in ct_files]
     if len(sources) != len(slices):
         raise ValueError(f"{len(slices)} slices of labels on a CT of {len(sources)}")
-    seed = derived_uid(sources[0].SeriesInstanceUID, sources[0].SOPInstanceUID, slices.tobytes())
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="SPIDER",
         version=__version__,
@@ -121,9 +123,9 @@ def write_segmentation(
             pixel_array=slices,
             segmentation_type="BINARY",
             segment_descriptions=segments,
-            series_instance_uid=derived_uid(seed, "series"),
+            series_instance_uid=_LATER,
             series_number=SEGMENTATION_SERIES_NUMBER,
-            sop_instance_uid=derived_uid(seed, "instance"),
+            sop_instance_uid=_LATER,
             instance_number=1,
             manufacturer=MANUFACTURER,
             manufacturer_model_name="SPIDER",
@@ -137,7 +139,8 @@ def write_segmentation(
         )
     describe_patient(segmentation, identity)
     describe_result(segmentation, identity, "Segmentation")
-    _remove_chance(segmentation, seed)
+    _remove_chance(segmentation)
+    _name(segmentation, identity.study_key)
     with atomic_path(path) as temporary:
         save_dataset(temporary, segmentation)
 
@@ -162,7 +165,7 @@ def _source(path: str | os.PathLike[str]) -> Dataset:
     return dataset
 
 
-def _remove_chance(segmentation: Dataset, seed: str) -> None:
+def _remove_chance(segmentation: Dataset) -> None:
     """Replace what highdicom takes from the clock and from chance."""
     for keyword in ("InstanceCreationDate", "InstanceCreationTime"):
         delattr(segmentation, keyword)
@@ -177,10 +180,22 @@ def _remove_chance(segmentation: Dataset, seed: str) -> None:
     ]
     for item in segmentation.ContributingEquipmentSequence:
         item.pop("ContributionDateTime", None)
-    organisation = derived_uid(seed, "dimensions")
+    _set_dimension_organization(segmentation, _LATER)
+
+
+def _name(segmentation: Dataset, study_key: str) -> None:
+    """Set the segmentation's own UIDs, made from all that it holds."""
+    seed = derived_uid(study_key, encoded(segmentation))
+    segmentation.SeriesInstanceUID = derived_uid(seed, "series")
+    segmentation.SOPInstanceUID = derived_uid(seed, "instance")
+    segmentation.file_meta.MediaStorageSOPInstanceUID = segmentation.SOPInstanceUID
+    _set_dimension_organization(segmentation, derived_uid(seed, "dimensions"))
+
+
+def _set_dimension_organization(segmentation: Dataset, uid: str) -> None:
     for sequence in (
         segmentation.DimensionOrganizationSequence,
         segmentation.DimensionIndexSequence,
     ):
         for item in sequence:
-            item.DimensionOrganizationUID = organisation
+            item.DimensionOrganizationUID = uid

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -28,6 +28,9 @@ INDEX_FILE = "index.html"
 
 STATES: tuple[str, ...] = ("done", "refused", "failed")
 """How a study of a batch can end."""
+
+DAMAGED = "damaged"
+"""What an index says in place of the state of a study whose result cannot be read."""
 
 MAXIMUM_PICTURES = 500
 """Studies of an index that are shown with a picture; more would make the page slow."""
@@ -64,7 +67,7 @@ img { max-width: 100%; height: auto; display: block; border-radius: 4px; backgro
 .swatch { display: inline-block; width: .9em; height: .9em; border: 1px solid var(--line);
   margin-right: .4em; vertical-align: -.1em; }
 .done { color: var(--green); } .warning, .refused { color: var(--amber); }
-.error, .failed { color: var(--red); }
+.error, .failed, .damaged { color: var(--red); }
 .state { font-weight: 600; }
 td.picture { width: 18rem; }
 @media print { body { max-width: none; padding: 0; } h2 { break-after: avoid; }
@@ -97,10 +100,11 @@ class _Study:
     findings: Sequence[Mapping[str, Any]] = ()
     geometry: str = ""
     agreement: str = ""
-    software: Mapping[str, Any] = field(default_factory=dict)
+    software: Sequence[str] = ()
     weights: str = ""
     picture: str = ""
     link: str = ""
+    is_damaged: bool = False
 
 
 def write_html_report(folder: str | os.PathLike[str]) -> Path:
@@ -203,6 +207,9 @@ projections.</p>
 def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -> Path:
     """Write ``index.html`` of a batch into its output folder, atomically.
 
+    A study whose result cannot be read, or is no result, is shown as :data:`DAMAGED`; it does not
+    concern the others.
+
     Args:
         folder: Output folder, which holds a folder for each study that is done.
         entries: The studies in the order to show them.
@@ -212,28 +219,25 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -
 
     Raises:
         ValueError: A state is none of :data:`STATES`.
-        OSError: A file cannot be read or written.
+        OSError: The page cannot be written.
     """
     listed = list(entries)
     unknown = {entry.state for entry in listed} - set(STATES)
     if unknown:
         raise ValueError(f"states are {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
     pictures = 0
-    rows, studies = [], []
+    rows, shown, studies = [], [], []
     for entry in listed:
-        study = _Study(findings=entry.findings)
-        if entry.state == "done":
-            study = _study(Path(folder), entry.study_key, pictures < MAXIMUM_PICTURES)
-            pictures += bool(study.picture)
-            studies.append(study)
-        rows.append(_row(entry, study))
+        row, study = _row(Path(folder), entry, pictures < MAXIMUM_PICTURES)
+        rows.append(row)
+        shown.append(DAMAGED if study.is_damaged else entry.state)
+        studies.append(study)
+        pictures += bool(study.picture)
+    states = [*STATES, DAMAGED] if DAMAGED in shown else STATES
     counts = ", ".join(
-        f'<span class="state {state}">{sum(e.state == state for e in listed)} {state}</span>'
-        for state in STATES
+        f'<span class="state {state}">{shown.count(state)} {state}</span>' for state in states
     )
-    versions = sorted(
-        {f"{name} {value}" for s in studies for name, value in s.software.items() if value}
-    )
+    versions = sorted({text for study in studies for text in study.software})
     weights = sorted({study.weights for study in studies if study.weights})
     head = "<tr><th>Picture</th><th>Study</th><th>Geometry, agreement</th><th>Findings</th></tr>"
     body = f"""<h1>Batch of {len(listed)} studies</h1>
@@ -248,8 +252,33 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -
     return target
 
 
+def _row(folder: Path, entry: IndexEntry, with_picture: bool) -> tuple[str, _Study]:
+    """The row of a study, and what it shows; what cannot be read concerns this row only."""
+    try:
+        study = _Study(findings=entry.findings)
+        if entry.state == "done":
+            study = _study(folder, entry.study_key, with_picture)
+        return _cells(entry, study), study
+    except Exception:  # anything may stand in files of earlier runs
+        study = _Study(findings=[_damage("what is stored of it")], is_damaged=True)
+        return _cells(IndexEntry(entry.study_key, entry.state), study), study
+
+
+def _damage(subject: str) -> dict[str, str]:
+    """A finding about a result that cannot be read."""
+    return {
+        "severity": "error",
+        "message": f"the result is damaged: {subject} cannot be read",
+        "action": "run the batch again with the study's radiographs in the input",
+    }
+
+
 def _study(folder: Path, key: str, with_picture: bool) -> _Study:
-    """A finished study; one whose report is gone is shown without details."""
+    """A finished study; one whose report is gone is shown without details.
+
+    Raises:
+        Exception: Its report cannot be read, or is no report; of many kinds.
+    """
     try:
         report = json.loads((folder / key / REPORT_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -267,21 +296,30 @@ def _study(folder: Path, key: str, with_picture: bool) -> _Study:
         for role, values in (report["reprojection"] or {}).items()
     )
     link = HTML_FILE if (folder / key / HTML_FILE).is_file() else REPORT_FILE
+    findings, picture = list(report["findings"]), ""
+    if with_picture:
+        try:
+            picture = _thumbnail(folder / key / PREVIEW_FILE)
+        except Exception:  # Pillow's readers have many kinds of errors
+            findings.append(_damage("its picture"))
     return _Study(
-        findings=report["findings"],
+        findings=findings,
         geometry="; ".join(views),
         agreement=agreement,
-        software=report["software"],
-        weights=report["weights_sha256"] or "",
-        picture=_thumbnail(folder / key / PREVIEW_FILE) if with_picture else "",
+        software=[f"{name} {value}" for name, value in report["software"].items() if value],
+        weights=str(report["weights_sha256"] or ""),
+        picture=picture,
         link=f"{key}/{link}",
+        is_damaged=with_picture and not picture,
     )
 
 
 def _thumbnail(path: Path) -> str:
-    """A small picture as a data URL, empty if there is none."""
-    if not path.is_file():
-        return ""
+    """A small picture as a data URL.
+
+    Raises:
+        Exception: It cannot be read; of many kinds.
+    """
     with Image.open(path) as picture:
         small = picture.convert("RGB")
         small.thumbnail((_THUMBNAIL_WIDTH, _THUMBNAIL_WIDTH))
@@ -290,7 +328,8 @@ def _thumbnail(path: Path) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _row(entry: IndexEntry, study: _Study) -> str:
+def _cells(entry: IndexEntry, study: _Study) -> str:
+    state = DAMAGED if study.is_damaged else entry.state
     image = f'<img alt="preview" src="{study.picture}">' if study.picture else ""
     name = f"<code>{_text(entry.study_key or 'not read')}</code>"
     linked = f'<a href="{_text(study.link)}">{name}</a>' if study.link else name
@@ -298,7 +337,7 @@ def _row(entry: IndexEntry, study: _Study) -> str:
     agreement = f"<br>reprojection {_text(study.agreement)}" if study.agreement else ""
     return (
         f'<tr><td class="picture">{image}</td><td class="study">{linked}<br>'
-        f'<span class="state {entry.state}">{entry.state}</span>{seconds}</td>'
+        f'<span class="state {state}">{state}</span>{seconds}</td>'
         f"<td>{_text(study.geometry)}{agreement}</td><td>{_findings(study.findings)}</td></tr>"
     )
 
@@ -428,4 +467,5 @@ def _page(title: str, body: str) -> str:
 
 def _write(path: Path, page: str) -> None:
     with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        # JSON can hold half a surrogate pair, which is no text
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")

@@ -19,6 +19,7 @@ from spider_bundle.outputs.dicom_ct import DicomIdentity
 from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts, build_report
 from spider_bundle.projection import project_volume
 from spider_bundle.radiographs.identity import SourceIdentity
+from spider_bundle.radiographs.lossy import LossyCompression
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class StudyResult:
         burned_in: Whether each radiograph says that text is burned in.
         facts: What the run knows, for the report.
         source: Patient and study of the DICOM results; none for pseudonymous ones.
+        lossy: Lossy compression that the radiographs went through, if any.
     """
 
     study_key: str
@@ -48,6 +50,7 @@ class StudyResult:
     burned_in: tuple[bool, ...]
     facts: RunFacts
     source: SourceIdentity | None = None
+    lossy: LossyCompression | None = None
 
     @property
     def consistency(self) -> dict[str, dict[str, float]]:
@@ -127,4 +130,5 @@ def study_result(
             timings=timings,
         ),
         source=SourceIdentity.from_json(meta["source_identity"]) if keep_identity else None,
+        lossy=LossyCompression.from_json(loaded["lossy"]),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from spider_bundle.batch.jsonlines import append_line, read_lines
+from spider_bundle.batch.jsonlines import append_line
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.report import REPORT_FILE
 from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
@@ -34,6 +35,7 @@ CANNOT_UNDERSTAND = 0xC000
 _LOCK = ".locks/send.lock"
 _DICOM = "dicom/"
 _REJECTED_PERMANENTLY = 1
+_KEY_BYTES = 12
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 _log = logging.getLogger(__name__)
@@ -253,9 +255,10 @@ class SendOutcome:
 
     Attributes:
         stored: Number of objects stored in this run.
-        skipped: Number of objects that were stored before.
+        skipped: Number of objects that were stored before; their files are not looked at.
         refused: Numbers of objects by the status with which the peer refused them.
-        damaged: Number of studies that are not what their reports say, of which nothing was sent.
+        damaged: Number of studies with unsent objects that are not what their reports say, of which
+            nothing was sent.
         studies: Number of studies with DICOM results.
     """
 
@@ -290,7 +293,9 @@ def send_results(
     """Send the DICOM results below an output folder of ``spider infer`` or ``spider batch``.
 
     What the peer stored is recorded in ``sent.jsonl`` by the file's hash, and is not sent to that
-    peer again.
+    peer again. What a report says is compared with the record, and only files that are to be sent
+    are read. The record takes some 100 bytes of memory for each object of the studies that are
+    there.
 
     Args:
         results: Output folder.
@@ -313,13 +318,10 @@ def send_results(
 
 def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | None) -> SendOutcome:
     record = results / SENT_FILE
-    before = {
-        (line.get("file"), line.get("sha256"))
-        for line in read_lines(record)[0]
-        if line.get("peer") == str(peer)
-    }
+    reports = sorted(results.glob(f"*/{REPORT_FILE}"))
+    before = _sent_before(record, str(peer), {report.parent.name for report in reports})
     outcome = SendOutcome()
-    for report in sorted(results.glob(f"*/{REPORT_FILE}")):
+    for report in reports:
         digests = _dicom_files(report)
         if digests is None:
             outcome.damaged += 1
@@ -328,19 +330,21 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | N
         if not digests:
             continue
         outcome.studies += 1
-        keys = {
-            path: (path.relative_to(results).as_posix(), digest) for path, digest in digests.items()
-        }
-        new = [path for path, key in keys.items() if key not in before]
-        outcome.skipped += len(keys) - len(new)
+        new = {results / name: name for name in digests if _key(name, digests[name]) not in before}
+        outcome.skipped += len(digests) - len(new)
         if not new:
             continue
+        if not _are_whole({path: digests[name] for path, name in new.items()}):
+            outcome.damaged += 1
+            continue
 
-        def note(path: Path, keys: Mapping[Path, tuple[str, str]] = keys) -> None:
-            name, digest = keys[path]
-            append_line(record, {"file": name, "sha256": digest, "peer": str(peer)})
+        def note(
+            path: Path, new: Mapping[Path, str] = new, digests: Mapping[str, str] = digests
+        ) -> None:
+            line = {"file": new[path], "sha256": digests[new[path]], "peer": str(peer)}
+            append_line(record, line)
 
-        stored = store_files(new, peer, calling_ae, patience=patience, on_stored=note)
+        stored = store_files(list(new), peer, calling_ae, patience=patience, on_stored=note)
         outcome.stored += len(stored.stored)
         for status in stored.refused.values():
             outcome.refused[status] = outcome.refused.get(status, 0) + 1
@@ -348,16 +352,50 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | N
     return outcome
 
 
-def _dicom_files(report: Path) -> dict[Path, str] | None:
-    """SHA-256 of the DICOM files that a study's report lists; None if they are not like that."""
+def _sent_before(record: Path, peer: str, studies: Collection[str]) -> set[bytes]:
+    """Keys of the objects of these studies that a peer has, read line by line.
+
+    Lines that hold no such object are passed over: a run that was killed leaves one at most.
+    """
+    keys: set[bytes] = set()
+    if not record.exists():
+        return keys
+    with record.open("rb") as lines:
+        for text in lines:
+            try:
+                line = json.loads(text)
+                if line["peer"] == peer and line["file"].split("/", 1)[0] in studies:
+                    keys.add(_key(line["file"], line["sha256"]))
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+    return keys
+
+
+def _key(name: str, digest: str) -> bytes:
+    """A file of a study and its content, short: records hold hundreds of thousands."""
+    text = f"{name}\0{digest}".encode(errors="surrogatepass")
+    return hashlib.sha256(text).digest()[:_KEY_BYTES]
+
+
+def _dicom_files(report: Path) -> dict[str, str] | None:
+    """SHA-256 of a study's DICOM files by its report; None if it cannot be read.
+
+    Names are relative to the folder of results, with forward slashes.
+    """
     try:
         listed: list[dict[str, Any]] = json.loads(report.read_bytes())["files"]
-        digests = {
-            report.parent / entry["name"]: str(entry["sha256"])
+        return {
+            f"{report.parent.name}/{entry['name']}": str(entry["sha256"])
             for entry in listed
-            if entry["name"].startswith(_DICOM) and ".." not in Path(entry["name"]).parts
+            if entry["name"].startswith(_DICOM) and ".." not in entry["name"]
         }
-        whole = all(file_sha256(path) == digest for path, digest in digests.items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return digests if whole else None
+
+
+def _are_whole(digests: Mapping[Path, str]) -> bool:
+    """Whether files are there and have these hashes."""
+    try:
+        return all(file_sha256(path) == digest for path, digest in digests.items())
+    except (OSError, ValueError):  # a name that no file can have
+        return False

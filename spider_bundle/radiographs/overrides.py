@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from spider_bundle.geometry import ViewPosition, orientation_vector
+
+ROLES = ("frontal", "lateral")
+"""The two radiographs of a pair."""
 
 
 @dataclass(frozen=True)
@@ -56,36 +64,131 @@ class PairOverrides:
 
         Args:
             values: Names of :class:`Overrides` with their values for both views, and under
-                ``frontal`` and ``lateral`` for one view; the latter win.
+                ``frontal`` and ``lateral`` for one view; the latter win. Numbers may be text, as
+                they come from a command line. None leaves the attribute to DICOM.
 
         Raises:
-            ValueError: A name is unknown or a value does not fit it.
+            ValueError: A name is unknown or a value does not fit it; the text names the entry.
         """
-        both = dict(values or {})
-        single = {role: dict(both.pop(role, None) or {}) for role in ("frontal", "lateral")}
-        return cls(**{role: _overrides({**both, **own}) for role, own in single.items()})
+        stated = _mapping("overrides", values)
+        both = _checked("", {k: v for k, v in stated.items() if k not in ROLES})
+        sides = {
+            role: {**both, **_checked(f"{role}.", _mapping(role, stated.get(role)))}
+            for role in ROLES
+        }
+        return cls(
+            **{
+                role: Overrides(**{k: v for k, v in side.items() if v is not None})
+                for role, side in sides.items()
+            }
+        )
 
 
-def _overrides(values: Mapping[str, Any]) -> Overrides:
-    known = {item.name for item in fields(Overrides)}
-    unknown = sorted(set(values) - known)
+def merge_overrides(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Put statements over others; what the upper ones do not state stays.
+
+    Whatever the upper ones state wins: for both views also over what the lower ones state for one.
+
+    Args:
+        base: The lower ones, see :meth:`PairOverrides.from_mapping`.
+        over: The upper ones, of the same form.
+
+    Returns:
+        Both in one, of the same form.
+    """
+    merged = {**base, **over}
+    for role in ROLES:
+        kept = {k: v for k, v in (base.get(role) or {}).items() if k not in over}
+        merged[role] = {**kept, **(over.get(role) or {})}
+    return {name: value for name, value in merged.items() if name not in ROLES or value}
+
+
+def _mapping(name: str, values: Any) -> Mapping[str, Any]:
+    if values is None:
+        return {}
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
+    return values
+
+
+def _checked(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values in the types of :class:`Overrides`; None stays."""
+    unknown = sorted(f"{prefix}{name}" for name in values if name not in _CHECKS)
     if unknown:
-        raise ValueError(f"unknown overrides {unknown}; known are {sorted(known)}")
-    given = {name: value for name, value in values.items() if value is not None}
-    for name in ("sod", "sdd", "pitch", "log_scale"):
-        if name in given:
-            given[name] = float(given[name])
-            if not given[name] > 0:
-                raise ValueError(f"override {name} must be positive, got {given[name]}")
-    if "view" in given:
-        given["view"] = ViewPosition(given["view"])
-    if "orientation" in given:
-        columns, rows = given["orientation"]
-        orientation_vector(columns), orientation_vector(rows)
-        given["orientation"] = (columns, rows)
-    if "mask_boxes" in given:
-        boxes = tuple(tuple(int(edge) for edge in box) for box in given["mask_boxes"])
-        if any(len(box) != 4 or box[0] >= box[2] or box[1] >= box[3] for box in boxes):
-            raise ValueError("a mask box is (top, left, bottom, right) in pixels")
-        given["mask_boxes"] = boxes
-    return Overrides(**given)
+        raise ValueError(f"unknown overrides {unknown}; known are {sorted(_CHECKS)}")
+    checked = {}
+    for name, value in values.items():
+        wanted, convert = _CHECKS[name]
+        try:
+            checked[name] = None if value is None else convert(value)
+        except (TypeError, ValueError, OverflowError):
+            message = f"override {prefix}{name} must be {wanted}, got {value!r}"
+            raise ValueError(message) from None
+    return checked
+
+
+def _positive(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (Real, str)):
+        raise TypeError
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError
+    return number
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (Integral, str)):
+        raise TypeError
+    return int(value)
+
+
+def _frame(value: Any) -> int:
+    frame = _whole(value)
+    if frame < 0:
+        raise ValueError
+    return frame
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _orientation(value: Any) -> tuple[str, str]:
+    if isinstance(value, str):  # its letters are no values
+        raise TypeError
+    columns, rows = value
+    if not np.cross(orientation_vector(columns), orientation_vector(rows)).any():
+        raise ValueError
+    return columns, rows
+
+
+def _boxes(value: Any) -> tuple[tuple[int, int, int, int], ...]:
+    return tuple(_box(*box) for box in value)
+
+
+def _box(top: Any, left: Any, bottom: Any, right: Any) -> tuple[int, int, int, int]:
+    box = _whole(top), _whole(left), _whole(bottom), _whole(right)
+    if box[0] >= box[2] or box[1] >= box[3]:
+        raise ValueError
+    return box
+
+
+_POSITIVE = "a positive number", _positive
+_FLAG = "true or false", _flag
+_CHECKS: Mapping[str, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        "sod": _POSITIVE,
+        "sdd": _POSITIVE,
+        "pitch": _POSITIVE,
+        "view": ("AP, PA, LL or RL", ViewPosition),
+        "orientation": ("two directions across each other, such as [L, F]", _orientation),
+        "dense_is_high": _FLAG,
+        "log_scale": _POSITIVE,
+        "frame": ("a whole number from 0", _frame),
+        "mask_boxes": ("a list of [top, left, bottom, right] in whole pixels", _boxes),
+        "allow_secondary_capture": _FLAG,
+    }
+)
+"""What each value must be, in words and as a function that fails on anything else."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from spider_bundle.files import file_sha256
 from spider_bundle.geometry import View, ViewPosition, angle_between
 from spider_bundle.radiographs.errors import (
     CODES,
@@ -165,8 +167,7 @@ def find_studies(
     """
     roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     overrides = Overrides(allow_secondary_capture=allow_secondary_capture)
-    groups: dict[str, list[Candidate]] = {}
-    seen: set[str] = set()
+    candidates = []
     foreign = 0
     other: dict[str, int] = {}
     for path in _files(roots):
@@ -183,14 +184,38 @@ def find_studies(
             modality = header.modality
             other[modality] = other.get(modality, 0) + 1
             continue
-        candidate = _candidate(path, header, overrides)
-        # A second copy of the same object says nothing new.
-        if candidate.identifiers.instance and candidate.identifiers.instance in seen:
-            continue
-        seen.add(candidate.identifiers.instance)
+        candidates.append(_candidate(path, header, overrides))
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in without_copies(candidates):
         groups.setdefault(candidate.identifiers.study, []).append(candidate)
     studies = tuple(_study(members, key) for members in _joined(list(groups.values())))
     return Studies(studies, foreign, other)
+
+
+def without_copies(
+    candidates: Sequence[Candidate], digest: Callable[[Path], object] = file_sha256
+) -> list[Candidate]:
+    """Leave out files that are byte for byte another one; the first stays.
+
+    A SOPInstanceUID alone does not tell: some anonymisers and modalities give the same to objects
+    of different studies, and a corrected film may have that of the first one.
+
+    Args:
+        candidates: Radiographs.
+        digest: What the content of a file is known by; asked for files of equal identifiers only.
+
+    Raises:
+        OSError: A file has vanished.
+    """
+    alike = Counter(candidate.identifiers for candidate in candidates)
+    kept, seen = [], set()
+    for candidate in candidates:
+        identifiers = candidate.identifiers
+        content = digest(candidate.path) if alike[identifiers] > 1 else None
+        if (identifiers, content) not in seen:
+            kept.append(candidate)
+        seen.add((identifiers, content))
+    return kept
 
 
 def _files(roots: Sequence[Path | str]) -> Iterable[Path]:

@@ -17,6 +17,7 @@ from spider_bundle.geometry import Grid
 from spider_bundle.radiographs.errors import Code, RadiographError, finding, finding_facts
 from spider_bundle.radiographs.identity import read_source_identity
 from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE, network_input
+from spider_bundle.radiographs.lossy import read_lossy_compression
 from spider_bundle.radiographs.overrides import PairOverrides
 from spider_bundle.radiographs.pair import (
     PUBLIC_KEY,
@@ -79,6 +80,7 @@ class BiplanarRadiographsd(Transform):
         paths = self._paths(out["image"])
         pair = read_pair(*paths, self.overrides, key=self.key)
         seen = network_input(pair, self.pixel_size, self.image_size)
+        lossy = read_lossy_compression(paths)
         out["image"] = MetaTensor(
             seen.image,
             meta={
@@ -101,6 +103,7 @@ class BiplanarRadiographsd(Transform):
                         ],
                         "isocentric_assumed": pair.isocentric_assumed,
                         "burned_in": [radiograph.burned_in for radiograph in pair.radiographs],
+                        "lossy": lossy and lossy.to_json(),
                         "findings": [finding_facts(found) for found in pair.findings],
                         "read_s": time.perf_counter() - start,
                     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -24,7 +25,8 @@ class StandIn:
     """Writes the hash of a study's frontal file as its result; some studies misbehave.
 
     ``behaviour.json`` beside the output folder tells how by study key: ``crash``, ``hang``,
-    ``error`` (with a text that names somebody), ``refuse`` or ``full``, and ``seconds`` for all.
+    ``stall`` (while it is read), ``hold`` (the interpreter, in C code), ``error`` (with a text that
+    names somebody), ``refuse`` or ``full``, and ``seconds`` for all.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -35,6 +37,8 @@ class StandIn:
     def read(self, job: Job) -> dict[str, Any]:
         if self._behaviour.get(job.study_key) == "refuse":
             raise RadiographError([finding(Code.E16, "frontal")])
+        if self._behaviour.get(job.study_key) == "stall":
+            time.sleep(3600)
         return {"key": job.study_key, "sha": file_sha256(job.frontal), "overrides": job.overrides}
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +48,9 @@ class StandIn:
             os.kill(os.getpid(), signal.SIGSEGV)
         if behaviour == "hang":
             time.sleep(3600)
+        if behaviour == "hold":
+            (self._output.parent / f"held-{os.getpid()}").touch()
+            ctypes.PyDLL(None).sleep(60)
         if behaviour == "error":
             raise ValueError("Doe^Jane cannot be reconstructed")
         return item
@@ -69,6 +76,51 @@ class StandIn:
         with study_folder(self._output, key) as folder:
             (folder / RESULT).write_text("a half")
             raise OSError(errno.ENOSPC, "No space left on device", "/spool/Doe_Jane")
+
+
+class Announcing(StandIn):
+    """Leaves a file in the output folder while the network works."""
+
+    def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
+        (self._output / "reading").touch()
+        return super().reconstruct(item)
+
+
+class Fragile(StandIn):
+    """Its second start fails, and some studies spoil the process for all that come later.
+
+    As those do that break a CUDA context: ``spoil`` whenever it is reconstructed, ``once`` the
+    first time, ``late`` the first time but not before it is written.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        super().__init__(settings)
+        self._is_spoiled = False
+        if self._count("start") == 2:
+            raise MemoryError("Doe^Jane")
+
+    def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
+        behaviour = self._behaviour.get(item["key"])
+        is_first = self._count(item["key"]) == 1
+        self._is_spoiled |= behaviour == "spoil" or (behaviour == "once" and is_first)
+        self._check()
+        return super().reconstruct(item) | {"is_first": is_first}
+
+    def write(self, item: dict[str, Any]) -> None:
+        self._is_spoiled |= self._behaviour.get(item["key"]) == "late" and item["is_first"]
+        self._check()
+        super().write(item)
+
+    def _check(self) -> None:
+        if self._is_spoiled:
+            raise RuntimeError("CUDA error: device-side assert triggered by Doe^Jane")
+
+    def _count(self, what: str) -> int:
+        """How often something has happened, this time included, in all processes."""
+        path = self._output.parent / f"count-{what}"
+        with path.open("a") as stream:
+            stream.write(".")
+        return path.stat().st_size
 
 
 class Broken:

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch import examine
+from spider_bundle.batch.archives import ArchiveLimits
+from spider_bundle.batch.codes import BatchCode, batch_facts
+from spider_bundle.batch.job import Refusal, refused_file
 from spider_bundle.radiographs.errors import RadiographError
 from spider_bundle.radiographs.read import read_radiograph
 
@@ -16,10 +19,10 @@ WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""
 
 
-def describe(path: Path, key: str) -> Any:
+def describe(path: Path, *arguments: Any) -> Any:
     """As usual, but some files harm their reader."""
     _suffer(path)
-    return examine.describe(path, key)
+    return examine.describe(path, *arguments)
 
 
 def check(study: Any, *arguments: Any) -> Any:
@@ -27,6 +30,16 @@ def check(study: Any, *arguments: Any) -> Any:
     for candidate in study.candidates:
         _suffer(candidate.path)
     return examine.check(study, *arguments)
+
+
+def unpacked(
+    archive: Path, folder: Path, key: str, limits: ArchiveLimits | None, reserve: int
+) -> Refusal | None:
+    """As usual, on a disk with room for ``reserve`` archives."""
+    full = [other for other in folder.parent.iterdir() if other != folder and any(other.iterdir())]
+    if len(full) >= reserve:
+        return refused_file(archive, key, [batch_facts(BatchCode.A06)])
+    return examine.unpacked(archive, folder, key, limits, 0)
 
 
 def _suffer(path: Path) -> None:

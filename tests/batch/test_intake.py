@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -223,3 +226,97 @@ def test_headers_are_checked_with_the_overrides_of_the_profile(
     found = find(source, tmp_path / "workspace", profile=profile)
     assert sorted(str(job.rule) for job in found.jobs) == ["2", "None"]
     assert contents(source) == before
+
+
+def changed(path: Path, **attributes: object) -> None:
+    dataset = pydicom.dcmread(path)
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    dataset.save_as(path)
+
+
+def test_equal_object_uids_lose_no_study(spool: Spool, tmp_path: Path, find: Find) -> None:
+    """Some anonymisers give the objects of all studies the same UIDs."""
+    source = spool(1)
+    shutil.copytree(source / "s0", source / "copy")
+    assert len(find(source, tmp_path / "workspace").jobs) == 1
+    for path in (source / "copy").iterdir():
+        changed(path, StudyInstanceUID="1.2.3", PatientID="another")
+    found = find(source, tmp_path / "workspace")
+    assert (len(found.jobs), len(found.refusals)) == (2, 0)
+
+
+def test_another_film_under_the_same_uid_is_not_passed_over(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    source = spool(1)
+    shutil.copytree(source / "s0", source / "corrected")
+    changed(source / "corrected" / "frontal.dcm", KVP=81)
+    found = find(source, tmp_path / "workspace")
+    assert [refusal.codes for refusal in found.refusals] == [["E06"]]
+    assert not found.jobs
+
+
+CLOSED = """
+import json, os, sys
+from pathlib import Path
+from spider_bundle.batch.intake import Intake
+
+if __name__ == "__main__":
+    source, workspace = map(Path, sys.argv[1:])
+    modes = {source / "s1" / "frontal.dcm": 0, source / "s2": 0, source / "s3": 0o400}
+    found = Intake(source, workspace, "key")
+    for path, mode in modes.items():
+        path.chmod(mode)
+    first = found.find()
+    for path in modes:
+        path.chmod(0o700)
+    second = found.find()
+    told = [(len(f.jobs), sorted(c for r in f.refusals for c in r.codes)) for f in (first, second)]
+    print(json.dumps([told, [r.findings[0]["message"] for r in first.refusals]]))
+"""
+
+
+def test_what_the_user_of_the_batch_must_not_read_is_refused(spool: Spool, tmp_path: Path) -> None:
+    """A file; a folder; a folder whose files can be listed and not opened. Then all is mended."""
+    source, workspace = spool(4), tmp_path / "workspace"
+    workspace.mkdir()
+    script = tmp_path / "closed.py"
+    script.write_text(CLOSED)
+    command = [sys.executable, str(script), str(source), str(workspace)]
+    if os.geteuid() == 0:  # who reads everything
+        if shutil.which("setpriv") is None:
+            pytest.skip("root without setpriv cannot give up its rights")
+        lacking = "-dac_override,-dac_read_search"
+        prefix = ["setpriv", f"--bounding-set={lacking}", f"--inh-caps={lacking}"]
+        if subprocess.run([*prefix, "true"], check=False).returncode:
+            pytest.skip("root may not give up its rights here")
+        command = [*prefix, *command]
+    root = str(Path(__file__).parents[2])
+    ended = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=True
+    )
+    told, messages = json.loads(ended.stdout)
+    assert told == [[1, ["A05", "A05", "A05", "A05", "E06"]], [4, []]]
+    assert not any(str(tmp_path) in message for message in messages)
+
+
+def test_archive_without_room_is_left_for_later(spool: Spool, tmp_path: Path, find: Find) -> None:
+    pair = spool(1) / "s0"
+    path = archive(tmp_path / "a.zip", {p.name: p.read_bytes() for p in pair.iterdir()})
+    found = find(path, tmp_path / "workspace", reserve=1 << 60)
+    assert [refusal.codes for refusal in found.deferred] == [["A06"]]
+    assert (len(found.jobs), len(found.refusals)) == (0, 0)
+    assert not list((tmp_path / "workspace").iterdir())
+
+
+def test_secondary_captures_are_found_where_the_site_takes_them(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    source = spool(1)
+    for path in (source / "s0").iterdir():
+        changed(path, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
+    assert find(source, tmp_path / "workspace").other_objects == 2
+    profile = Profile((), {"allow_secondary_capture": True})
+    found = find(source, tmp_path / "workspace", profile=profile)
+    assert (found.other_objects, len(found.jobs) + len(found.refusals)) == (0, 1)

@@ -95,6 +95,12 @@ RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
         ({"version": 1, "rules": [{**RULE, "overrides": {"sod": -1}}]}, "positive"),
         ({"version": 1, "rules": [{**RULE, "overrides": {"sad": 1}}]}, "unknown overrides"),
         ({"version": 1, "rules": [{**RULE, "overrides": {"view": "XX"}}]}, "rule 1"),
+        ({"version": 1, "rules": [{**RULE, "overrides": {"frame": 1.5}}]}, "override frame must"),
+        ({"version": 1, "rules": [{**RULE, "overrides": {"lateral": 5}}]}, "lateral must be a map"),
+        (
+            {"version": 1, "rules": [{**RULE, "overrides": {"frontal": {"dense_is_high": "no"}}}]},
+            "rule 1 of the profile: override frontal.dense_is_high must be true or false, got 'no'",
+        ),
         (
             {"version": 1, "rules": [{**RULE, "overrides": {"allow_secondary_capture": True}}]},
             "allow_secondary_capture",

@@ -31,7 +31,7 @@ from spider_bundle.radiographs.pair import study_key
 from spider_bundle.radiographs.write import SyntheticIdentity
 from tests.batch import readers
 from tests.batch.conftest import TINY, contents, strays
-from tests.batch.pipelines import RESULT, Broken, StandIn, StillBorn
+from tests.batch.pipelines import RESULT, Announcing, Broken, Fragile, StandIn, StillBorn
 
 Spool = Callable[..., Path]
 
@@ -152,7 +152,7 @@ def test_full_disk_under_the_manifest_loses_no_study(
         nonlocal is_full
         if is_full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        if b'"done"' in data:
+        if b'"done"' in data and b'"event"' not in data:  # the manifest's line
             is_full = True
             return write(descriptor, data[: len(data) // 2])
         return write(descriptor, data)
@@ -163,6 +163,9 @@ def test_full_disk_under_the_manifest_loses_no_study(
             batch(source, output)
     assert strays(output) == []
     assert states(output) == {}
+    # what the audit log says comes first: nothing ends that it does not tell
+    events = read_lines(output / "audit" / "run-000001.jsonl")[0]
+    assert [event["state"] for event in events if event["event"] == "study"] == ["done"]
     assert batch(source, output).done == 3
     assert [state for state, _ in states(output).values()] == ["done"] * 3
     assert Manifest(output).damaged == 1
@@ -503,11 +506,168 @@ def test_workers_share_cores_and_memory(
     workers: int,
     threads: int,
 ) -> None:
-    monkeypatch.setattr("spider_bundle.batch.options._cores", lambda: cores)
-    sizes = {"SC_PHYS_PAGES": gib << 18, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr("spider_bundle.batch.options.os.sysconf", sizes.__getitem__)
+    monkeypatch.setattr("spider_bundle.batch.options.available_cores", lambda: cores)
+    monkeypatch.setattr("spider_bundle.batch.options.available_memory", lambda: gib << 30)
     options = BatchOptions(tmp_path, tmp_path / "out", device="cpu", jobs=jobs)
     assert worker_count(options) == workers
     assert worker_settings(options).threads == threads
     gpu = replace(options, device="cuda:0", jobs=None)
     assert worker_count(gpu) == 1
+
+
+@pytest.mark.slow
+def test_archives_take_turns_where_the_disk_has_room_for_one(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "unpacked", readers.unpacked)
+    elsewhere, source, output = spool(4), tmp_path / "night", tmp_path / "out"
+    source.mkdir()
+    for name in ("s0", "s1", "s2"):
+        shutil.make_archive(str(source / name), "zip", elsewhere / name)
+    shutil.copytree(elsewhere / "s3", source / "s3")
+    reserve = 1 / (1 << 20)  # one byte: for the stand-in, one archive
+    assert batch(source, output, min_free_mib=0.0).exit_code == 3
+    assert sorted(states(output).values()) == [("done", []), *[("refused", ["A06"])] * 3]
+    outcome = batch(source, output, min_free_mib=reserve)
+    assert (outcome.done, outcome.skipped, outcome.exit_code) == (3, 1, 0)
+    assert {states(output)[key_of(f"s{n}")][0] for n in range(4)} == {"done"}
+    assert strays(output) == []
+
+
+@pytest.mark.slow
+def test_signal_cuts_a_search_that_takes_long(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "describe", readers.describe)
+    source, output = spool(2), tmp_path / "out"
+    dataset = pydicom.dcmread(source / "s0" / "frontal.dcm")
+    dataset.ManufacturerModelName = readers.WORDS["hang"].decode()
+    dataset.save_as(source / "s0" / "frontal.dcm")
+    workspaces = output / ".unpacked"
+
+    def stop() -> None:
+        wait_for(workspaces.exists)
+        time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    start = time.monotonic()
+    outcome = batch(source, output)
+    thread.join()
+    assert time.monotonic() - start < 30  # a file may take a minute
+    assert (outcome.exit_code, states(output)) == (4, {})
+    assert strays(output) == []
+    assert read_lines(output / "audit" / "run-000001.jsonl")[0][-1]["exit_code"] == 4
+
+
+def watched(source: Path, output: Path, during: Callable[[], None], **options: Any) -> Outcome:
+    """Watch while a thread does something, then end by SIGTERM."""
+    failures: list[BaseException] = []
+
+    def act() -> None:
+        try:
+            during()
+        except BaseException as error:
+            failures.append(error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    outcome = batch(source, output, watch=True, quiet_seconds=0.2, **options)
+    thread.join()
+    assert not failures, failures
+    return outcome
+
+
+def lines(output: Path, name: str) -> list[tuple[str, list[str]]]:
+    """What the manifest says of a study, in its order."""
+    records = read_lines(output / MANIFEST_FILE)[0] if (output / MANIFEST_FILE).exists() else []
+    return [(r["state"], r["codes"]) for r in records if r["study_key"] == key_of(name)]
+
+
+@pytest.mark.slow
+def test_watch_takes_a_done_study_again_when_it_was_replaced(spool: Spool, tmp_path: Path) -> None:
+    source, output = spool(2), tmp_path / "out"
+    assert batch(source, output).done == 2
+
+    def replace_film() -> None:
+        time.sleep(2.0)  # both are known as done before
+        dataset = pydicom.dcmread(source / "s0" / "frontal.dcm")
+        dataset.KVP = 81
+        dataset.save_as(source / "s0" / "frontal.dcm")
+        wait_for(lambda: len(lines(output, "s0")) == 2)
+
+    outcome = watched(source, output, replace_film)
+    assert (outcome.done, outcome.skipped, outcome.exit_code) == (1, 1, 0)
+    result = (output / key_of("s0") / RESULT).read_text()
+    assert result == file_sha256(source / "s0" / "frontal.dcm")
+
+
+@pytest.mark.slow
+def test_film_that_comes_while_its_study_is_read_is_told_afterwards(
+    spool: Spool, tmp_path: Path
+) -> None:
+    source, output = spool(1), tmp_path / "out"
+    behave(tmp_path, seconds=4.0)
+
+    def add_film() -> None:
+        wait_for(lambda: (output / "reading").exists())
+        dataset = pydicom.dcmread(source / "s0" / "frontal.dcm")
+        dataset.SOPInstanceUID = "1.2.3"
+        dataset.save_as(source / "s0" / "third.dcm")
+        wait_for(lambda: len(lines(output, "s0")) == 2)
+
+    watched(source, output, add_film, pipeline=Announcing)
+    assert lines(output, "s0") == [("done", []), ("refused", ["E06"])]
+
+
+@pytest.mark.slow
+def test_watch_refuses_a_study_whose_other_view_does_not_come(
+    spool: Spool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, output = spool(2), tmp_path / "out"
+    lateral = source / "s0" / "lateral.dcm"
+    held = lateral.rename(tmp_path / "held")
+
+    def send_late() -> None:
+        wait_for(lambda: lines(output, "s0") == [("refused", ["E06"])])
+        told = output / "refused.json"
+        wait_for(lambda: told.exists() and key_of("s0") in told.read_text())
+        shutil.copy(held, lateral)
+        wait_for(lambda: len(lines(output, "s0")) == 2)
+
+    caplog.set_level("INFO")
+    outcome = watched(source, output, send_late, patience=6.0)
+    assert lines(output, "s0") == [("refused", ["E06"]), ("done", [])]
+    assert (outcome.done, outcome.refused, outcome.exit_code) == (2, 0, 0)
+    told = [r.message for r in caplog.records if "waits for another view" in r.message]
+    assert told == [f"study {key_of('s0')} waits for another view (E06)"]
+
+
+def test_error_of_the_machine_fails_only_the_study_that_brings_it(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A study breaks the CUDA context of its worker, and the next worker does not start at once."""
+    monkeypatch.setattr("spider_bundle.batch.crew._PAUSE_SECONDS", 0.1)
+    source, output = spool(7), tmp_path / "out"
+    behave(tmp_path, s1="spoil", s2="once", s3="refuse", s4="late", s5="error")
+    outcome = batch(source, output, pipeline=Fragile, jobs=1)
+    assert states(output) == {
+        key_of("s0"): ("done", []),
+        key_of("s1"): ("failed", ["R07"]),
+        key_of("s2"): ("done", []),
+        key_of("s3"): ("refused", ["E16"]),
+        key_of("s4"): ("done", []),
+        key_of("s5"): ("failed", ["R07"]),
+        key_of("s6"): ("done", []),
+    }
+    assert (outcome.done, outcome.failed, outcome.refused, outcome.left) == (4, 2, 1, 0)
+    assert len(read_lines(output / MANIFEST_FILE)[0]) == 7
+    tries = {f"s{n}": tmp_path / f"count-{key_of(f's{n}')}" for n in (1, 2, 4)}
+    counts = {name: path.stat().st_size for name, path in tries.items()}
+    assert counts == {"s1": 2, "s2": 2, "s4": 2}
+    # s1 ends two workers, s2 and s4 one each; s5, whose error is its own, ends none
+    assert (tmp_path / "count-start").stat().st_size == 1 + 4 + 1
+    assert strays(output) == []
+    assert "Doe" not in caplog.text + (output / MANIFEST_FILE).read_text()

@@ -52,6 +52,13 @@ SOURCE = SourceIdentity(
     ),
 )
 KEPT = DicomIdentity(KEY, SOURCE)
+CORRECTED = DicomIdentity(
+    KEY,
+    SourceIdentity(
+        {**SOURCE.attributes, "PatientName": "Right^Name", "PatientID": "MRN-24"},
+        SOURCE.references,
+    ),
+)
 IDENTITIES = pytest.mark.parametrize("identity", [PSEUDONYM, KEPT], ids=["pseudonym", "kept"])
 
 
@@ -230,24 +237,67 @@ class _AnotherDay:
 
 def test_other_results_never_share_a_uid(volumes: Volumes, tmp_path: Path) -> None:
     shifted = volumes.grid.affine.copy()
-    shifted[0, 3] += 1
+    shifted[0, 3] += 1e-7  # mm; positions are written with nine digits
     changed = volumes.hu.copy()
     changed[0, 0, 0] += 1
+    renamed = ((SOURCE.references[0][0], "1.2.3.4.7"), SOURCE.references[1])
     variants = {
         "same": (volumes, PSEUDONYM),
         "voxel": (volumes._replace(hu=changed), PSEUDONYM),
         "place": (volumes._replace(grid=Grid(volumes.grid.shape, shifted)), PSEUDONYM),
         "study": (volumes, DicomIdentity("f" * 16)),
+        "weights": (volumes, DicomIdentity(KEY, weights_sha256="cd" * 32)),
         # else the pseudonymous series would lead to the patient
         "kept": (volumes, KEPT),
+        # an archive would hold two patients' objects under one UID
+        "patient": (volumes, CORRECTED),
+        "references": (volumes, DicomIdentity(KEY, SourceIdentity(SOURCE.attributes, renamed))),
     }
     found = [uids(write(tmp_path / name, *variant)) for name, variant in variants.items()]
+    slices = volumes.grid.shape[2]
+    # of the slices and the segmentation, of two series and of their frame of reference
+    assert list(map(len, found)) == [slices + 1 + 2 + 1] * len(variants)
     assert len(set.union(*found)) == sum(map(len, found))
+    studies = {n: pydicom.dcmread(tmp_path / n / "seg.dcm").StudyInstanceUID for n in variants}
+    pseudonymous = {studies[name] for name in ("same", "voxel", "place", "weights")}
+    assert len(pseudonymous) == 1  # one study holds all its results
+    assert studies["study"] not in pseudonymous
+    assert {studies[n] for n in ("kept", "patient", "references")} == {"1.2.3.4"}
+
+
+@pytest.mark.parametrize("module", ["dicom_ct", "dicom_seg"])
+def test_another_version_of_the_software_makes_other_objects(
+    module: str, volumes: Volumes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = write(tmp_path / "a", volumes)
+    monkeypatch.setattr(f"spider_bundle.outputs.{module}.__version__", "99.0")
+    after = write(tmp_path / "b", volumes)
+    for old, new in zip(map(pydicom.dcmread, before), map(pydicom.dcmread, after), strict=True):
+        # the version in dicom_seg is that of the algorithm, which no CT slice states
+        changed = module == "dicom_ct" or old.Modality == "SEG"
+        assert (old.SOPInstanceUID != new.SOPInstanceUID) == changed
+        assert (old.SeriesInstanceUID != new.SeriesInstanceUID) == changed
+        assert new.SOPInstanceUID == new.file_meta.MediaStorageSOPInstanceUID
+
+
+def test_other_labels_make_another_segmentation_on_the_same_ct(
+    volumes: Volumes, tmp_path: Path
+) -> None:
     relabelled = volumes._replace(labels=np.roll(volumes.labels, 1))
-    segmentations = [write(tmp_path / n, v)[-1:] for n, v in (("x", volumes), ("y", relabelled))]
-    assert pydicom.dcmread(segmentations[0][0]).SOPInstanceUID != (
-        pydicom.dcmread(segmentations[1][0]).SOPInstanceUID
-    )
+    *ct_a, seg_a = write(tmp_path / "a", volumes)
+    *ct_b, seg_b = write(tmp_path / "b", relabelled)
+    assert contents(ct_a) == contents(ct_b)
+    a, b = pydicom.dcmread(seg_a), pydicom.dcmread(seg_b)
+    assert a.SOPInstanceUID != b.SOPInstanceUID
+    assert a.SeriesInstanceUID != b.SeriesInstanceUID
+    organisations = [
+        {item.DimensionOrganizationUID for item in (*d.DimensionOrganizationSequence,)}
+        | {item.DimensionOrganizationUID for item in d.DimensionIndexSequence}
+        for d in (a, b)
+    ]
+    assert [len(uids) for uids in organisations] == [1, 1]
+    assert organisations[0] != organisations[1]
+    assert a.FrameOfReferenceUID == b.FrameOfReferenceUID
 
 
 def test_derived_uids_are_valid_and_do_not_run_into_each_other() -> None:
@@ -389,3 +439,16 @@ def test_orthanc_stores_both_and_gives_them_back(volumes: Volumes, tmp_path: Pat
         for path in write(tmp_path / "again", volumes, PSEUDONYM):
             assert server.store(path, "AlreadyStored") in stored
         assert server.get("/statistics")["CountInstances"] == len(files)
+
+
+@pytest.mark.integration
+def test_orthanc_holds_nobodys_objects_under_the_uid_of_another(
+    volumes: Volumes, tmp_path: Path
+) -> None:
+    wrong = write(tmp_path / "wrong", volumes, KEPT)
+    right = write(tmp_path / "right", volumes, CORRECTED)
+    with running_orthanc(tmp_path) as server:
+        for path in wrong + right:
+            server.store(path)
+        held = [server.get(f"/instances/{name}/tags?simplify") for name in server.get("/instances")]
+        assert len({tags["SOPInstanceUID"] for tags in held}) == len(held) == len(wrong + right)

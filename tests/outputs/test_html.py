@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
+import shutil
 import subprocess
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,94 @@ def test_index_of_a_batch(tmp_path: Path, study: dict[str, Any]) -> None:
     with Image.open(io.BytesIO(base64.b64decode(str(pictures[0]).partition(",")[2]))) as picture:
         assert picture.width == 480
     assert path.read_bytes() == write_index(tmp_path, entries).read_bytes()
+
+
+def altered(**values: Any) -> Callable[[bytes], bytes]:
+    """A report that is whole but for these entries."""
+    return lambda content: json.dumps({**json.loads(content), **values}).encode()
+
+
+def index_with_one_changed(
+    out: Path, study: dict[str, Any], name: str, change: Callable[[bytes], bytes | None]
+) -> Page:
+    """Index of a whole study, one whose file was changed or taken away, and a refused one."""
+    shutil.copytree(write_study(out, "whole", **study), out / "changed")
+    path = out / "changed" / name
+    content = change(path.read_bytes())
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    entries = [IndexEntry("changed", "done", seconds=1.0), IndexEntry("whole", "done")]
+    page = write_index(out, [*entries, IndexEntry("other", "refused")])
+    return assert_self_contained(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:500],
+        lambda content: b"",
+        lambda content: b"\xff\xfe" + content,
+        lambda content: b"[" * 100_000,
+        lambda content: b"[]",
+        lambda content: b"{}",
+        altered(views=[{}]),
+        altered(findings=[1]),
+        altered(reprojection={"frontal": {"pearson": "high"}}),
+        altered(software=["torch"]),
+        altered(study_key=1, weights_sha256=[], views=None),
+    ],
+)
+def test_a_damaged_report_concerns_its_row_only(
+    change: Callable[[bytes], bytes], tmp_path: Path, study: dict[str, Any]
+) -> None:
+    page = index_with_one_changed(tmp_path, study, "report.json", change)
+    assert "1 done , 1 refused , 0 failed , 1 damaged" in page.text
+    assert "changed damaged" in page.text
+    assert "the result is damaged" in page.text
+    assert "run the batch again with the study's radiographs" in page.text
+    # the other study has all it has alone, and is told from the damaged one
+    assert page.tags.count("img") == 1
+    assert [value for _, name, value in page.attributes if name == "href"] == ["whole/report.json"]
+    assert "ab" * 32 in page.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content[:5000],
+        lambda content: content[:30],
+        lambda content: b"",
+        lambda content: b"no picture",
+        lambda content: None,
+    ],
+)
+def test_a_damaged_picture_concerns_its_row_only(
+    change: Callable[[bytes], bytes | None], tmp_path: Path, study: dict[str, Any]
+) -> None:
+    page = index_with_one_changed(tmp_path, study, "preview.png", change)
+    assert "1 done , 1 refused , 0 failed , 1 damaged" in page.text
+    assert "the result is damaged: its picture cannot be read" in page.text
+    assert page.tags.count("img") == 1
+    # what the report says is shown all the same
+    assert page.text.count("frontal PA") == 2
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert links == ["changed/report.json", "whole/report.json"]
+
+
+def test_an_index_shows_what_is_no_text(tmp_path: Path, study: dict[str, Any]) -> None:
+    finding = {"code": "E01", "message": "half \ud800 a pair", "severity": "warning"}
+    page = index_with_one_changed(tmp_path, study, "report.json", altered(findings=[finding]))
+    assert "half \\ud800 a pair" in page.text
+    assert "2 done" in page.text
+
+
+def test_a_damaged_line_of_the_manifest_concerns_its_row_only(tmp_path: Path) -> None:
+    odd: dict[str, Any] = {"findings": [1], "seconds": "soon"}
+    entries = [IndexEntry("odd", "refused", **odd), IndexEntry("even", "failed")]
+    page = assert_self_contained(write_index(tmp_path, entries).read_text(encoding="utf-8"))
+    assert "odd damaged" in page.text
+    assert "even failed" in page.text
 
 
 def test_long_index_stays_light(

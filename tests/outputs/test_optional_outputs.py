@@ -106,6 +106,22 @@ def test_kept_identity_reaches_dicom_and_nothing_else(
     assert "PLANTED" not in text
 
 
+@pytest.mark.slow
+def test_loss_in_the_radiographs_is_not_forgotten(pair: list[Path], tmp_path: Path) -> None:
+    lateral = pydicom.dcmread(pair[1])
+    lateral.LossyImageCompression = "01"
+    lateral.LossyImageCompressionMethod = "ISO_10918_1"
+    lateral.LossyImageCompressionRatio = "15.5"
+    path = tmp_path / "lateral.dcm"
+    save_dataset(path, lateral)
+    assert infer([pair[0], path], tmp_path / "out", "--dicom")[0] == 0
+    for file in (tmp_path / "out").rglob("*.dcm"):
+        dataset = pydicom.dcmread(file)
+        assert dataset.LossyImageCompression == "01"
+        assert dataset.LossyImageCompressionMethod == "ISO_10918_1"
+        assert dataset.LossyImageCompressionRatio == 15.5
+
+
 def test_usage_is_checked_before_the_run(
     pair: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

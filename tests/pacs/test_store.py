@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.files import file_sha256
 from spider_bundle.outputs import extras
 from spider_bundle.pacs.codes import PACS_CODES, PacsCode, PacsError
 from spider_bundle.pacs.peer import Peer
@@ -114,6 +116,64 @@ def test_results_arrive_whole_and_once(results: Path) -> None:
         assert send_results(results, other.peer, patience=QUICK).stored == OBJECTS
     lines = [json.loads(line) for line in (results / "sent.jsonl").read_text().splitlines()]
     assert {frozenset(line) for line in lines} == {frozenset({"file", "sha256", "peer"})}
+
+
+def test_what_was_sent_is_not_read_again(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def counted(path: Path) -> str:
+        read.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr("spider_bundle.pacs.store.file_sha256", counted)
+    with running() as archive:
+        send_results(results, archive.peer, patience=QUICK)
+        assert len(read) == OBJECTS
+        read.clear()
+        again = send_results(results, archive.peer, patience=QUICK)
+        assert (again.stored, again.skipped, read) == (0, OBJECTS, [])
+        # what a retention rule deleted was sent all the same
+        next((results / ("b" * 16)).rglob("*.dcm")).unlink()
+        write_results(results, "a" * 16, seed=3)
+        anew = send_results(results, archive.peer, patience=QUICK)
+        assert (anew.stored, anew.skipped, anew.damaged) == (OBJECTS // 2, OBJECTS // 2, 0)
+        assert {path.relative_to(results).parts[0] for path in read} == {"a" * 16}
+        assert len(read) == OBJECTS // 2
+
+
+def test_a_long_record_takes_little_memory(results: Path) -> None:
+    """The record of earlier versions, of studies that are gone and of another peer."""
+    lines = 20_000
+    with running() as archive:
+        other = f"OTHER@127.0.0.1:{archive.peer.port}"
+        sent = [
+            (f"{report.parent.name}/{entry['name']}", entry["sha256"])
+            for report in results.glob("*/report.json")
+            for entry in json.loads(report.read_text())["files"]
+        ]
+        with (results / "sent.jsonl").open("w") as record:
+            for number in range(lines):
+                peer = str(archive.peer) if number % 2 else other
+                name = f"{number:016x}/dicom/ct/{number:04d}.dcm"
+                line = {"file": name, "peer": peer, "sha256": f"{number:064x}"}
+                record.write(json.dumps(line) + "\n")
+            size = record.tell()
+            record.write('garbage\n[]\n{"file": ["a"], "peer": 1}\n{"file": null, "sha256": 1')
+            record.write(f', "peer": "{archive.peer}"}}\n')
+            for name, digest in sent[1:]:
+                line = {"file": name, "sha256": digest, "peer": str(archive.peer)}
+                record.write(json.dumps(line) + "\n")
+            # cut by a kill
+            record.write(json.dumps({"file": sent[0][0], "sha256": sent[0][1]})[:-9])
+        tracemalloc.start()
+        try:
+            outcome = send_results(results, archive.peer, patience=QUICK)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert (outcome.stored, outcome.skipped) == (1, OBJECTS - 1)
+        assert peak < size / 2  # it was ten times as much when the record was held whole
+        assert send_results(results, archive.peer, patience=QUICK).skipped == OBJECTS
 
 
 def test_a_broken_association_is_taken_up_again(results: Path) -> None:

@@ -56,7 +56,7 @@ def warned(radiograph: Radiograph, code: Code) -> bool:
 def test_thousands_of_spoilt_files_do_no_harm() -> None:
     command = [sys.executable, "-W", "ignore", str(SCRIPT), "--count", "3000", "--seed", "7"]
     done = subprocess.run(
-        [*command, "--limit", "35"], capture_output=True, text=True, timeout=600, check=False
+        [*command, "--limit", "80"], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.stdout, done.stderr
     result = json.loads(done.stdout)
