@@ -1,4 +1,4 @@
-"""Files that appear under their name only when they are complete and on disk, and their hashes."""
+"""Files that appear under their name only when they are complete and on disk; hashes; folders."""
 
 from __future__ import annotations
 
@@ -87,3 +87,31 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def files_below(root: Path, excluded: Path | None = None) -> Iterator[Path]:
+    """Every file below a folder in a fixed order, then the folders that cannot be listed.
+
+    Pipes and devices are left out, as reading them would wait for ever, and links to folders are
+    not followed. What cannot be looked at is given too: whoever opens it is told why not.
+
+    Args:
+        root: The folder.
+        excluded: A folder that is passed over, resolved.
+    """
+    closed: list[Path] = []
+    for folder, folders, names in os.walk(
+        root, onerror=lambda error: closed.append(Path(error.filename))
+    ):
+        folders[:] = sorted(
+            name for name in folders if excluded is None or Path(folder, name).resolve() != excluded
+        )
+        yield from (path for name in sorted(names) if _may_be_read(path := Path(folder, name)))
+    yield from closed
+
+
+def _may_be_read(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spider_bundle.files import atomic_path, sync_tree
+from spider_bundle.files import atomic_path, files_below, sync_tree
 
 
 def test_replaces_the_old_file_only_at_the_end(tmp_path: Path) -> None:
@@ -81,3 +81,14 @@ def test_sync_tree_reaches_every_entry(tmp_path: Path, monkeypatch: pytest.Monke
     sync_tree(tmp_path)
     entries = [tmp_path, *tmp_path.rglob("*")]
     assert synced == {str(entry.resolve()) for entry in entries}
+
+
+def test_files_below_a_folder_come_in_order_and_nothing_that_blocks(tmp_path: Path) -> None:
+    for name in ("b/2", "b/1", "a/3", "out/4", "5"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    os.mkfifo(tmp_path / "a" / "pipe")
+    (tmp_path / "a" / "round").symlink_to(tmp_path, target_is_directory=True)
+    found = [str(p.relative_to(tmp_path)) for p in files_below(tmp_path, tmp_path / "out")]
+    assert found == ["5", "a/3", "b/1", "b/2"]
+    assert list(files_below(tmp_path / "absent")) == [tmp_path / "absent"]

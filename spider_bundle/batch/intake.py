@@ -5,7 +5,6 @@ Nothing is ever written to the input. Archives are unpacked into a private folde
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from spider_bundle.batch.examine import check, content, describe, group, unpacke
 from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
 from spider_bundle.batch.profile import Profile
+from spider_bundle.files import files_below
 from spider_bundle.radiographs.overrides import PairOverrides
 from spider_bundle.radiographs.pair import (
     Candidate,
@@ -114,6 +114,7 @@ class Intake:
         self._seconds = seconds
         self._child = child or Child(EXAMINERS)
         self._unpacked: dict[Signature, Path | Refusal] = {}
+        self._archives: dict[Path, Path] = {}
         self._answers: dict[tuple[Any, ...], Any] = {}
         self._asked: set[tuple[Any, ...]] = set()
         stated = PairOverrides.from_mapping(self._profile.base)
@@ -182,7 +183,7 @@ class Intake:
 
     def origin(self, path: Path) -> Path:
         """The archive that a file was unpacked from; the file itself if none."""
-        return self._archives().get(path.parent, path)
+        return self._archives.get(path.parent, path)
 
     def release(self, busy: Iterable[Path]) -> None:
         """Remove what was unpacked of archives that are of no more use.
@@ -191,17 +192,9 @@ class Intake:
             busy: Files that are still needed; an archive that holds none of them is let go.
         """
         needed = {path.parent for path in busy}
-        for folder in self._archives():
+        for folder in self._archives:
             if folder not in needed:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    def _archives(self) -> dict[Path, Path]:
-        """The archives by the folders that they were unpacked to."""
-        return {
-            folder: Path(signature[0])
-            for signature, folder in self._unpacked.items()
-            if isinstance(folder, Path)
-        }
 
     def _files(self) -> Iterator[Path]:
         if self._source.is_file():
@@ -211,17 +204,7 @@ class Intake:
                 if isinstance(ids, tuple):  # a refusal is told by find
                     yield from referenced_files(self._source, ids)[0]
             return
-        closed: list[Path] = []
-        for folder, folders, names in os.walk(
-            self._source, onerror=lambda error: closed.append(Path(error.filename))
-        ):
-            folders[:] = sorted(
-                name
-                for name in folders
-                if not self._excluded or Path(folder, name).resolve() != self._excluded
-            )
-            yield from (p for n in sorted(names) if _may_be_read(p := Path(folder, n)))
-        yield from closed  # whoever opens them is told why not
+        yield from files_below(self._source, self._excluded)
 
     def _unpack(self, archive: Path) -> Path | Refusal:
         folder = Path(tempfile.mkdtemp(dir=self._workspace))  # mode 0700
@@ -231,6 +214,7 @@ class Intake:
         except CallError as error:
             refusal = self._refuse_unread(archive, [_unexamined(error)])
         if refusal is None:
+            self._archives[folder] = archive
             return folder
         shutil.rmtree(folder, ignore_errors=True)
         return cast(Refusal, refusal)
@@ -346,14 +330,6 @@ def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
 
 def _unexamined(error: CallError) -> Mapping[str, Any]:
     return batch_facts(BatchCode.A04, f"it could not be examined: {error}")
-
-
-def _may_be_read(path: Path) -> bool:
-    """Whether it is a file: reading a pipe or a device would wait for ever."""
-    try:
-        return path.is_file()
-    except OSError:
-        return True
 
 
 def _signature(path: Path) -> Signature:

@@ -417,7 +417,7 @@ class _Run:
             return not any(lies_in(study, loud)) and study.study_key not in self._at_hand
 
         incomplete = [r for r in found.refusals if r.is_incomplete and not all(lies_in(r, overdue))]
-        self._await_views([r for r in incomplete if is_ripe(r)])
+        self._await_files([r for r in incomplete if is_ripe(r)])
         self._outcome.incomplete = len(incomplete)
         told = [r for r in found.refusals if r not in incomplete]
         if found.deferred and not found.jobs and not self._at_hand:
@@ -442,11 +442,12 @@ class _Run:
             return self._refused.get(key) == study
         return study in (self._jobs.get(key), self._skipped.get(key))
 
-    def _await_views(self, refusals: Sequence[Refusal]) -> None:
-        """Tell once which studies lack a view."""
+    def _await_files(self, refusals: Sequence[Refusal]) -> None:
+        """Tell once which studies lack a view, and which DICOMDIRs a file."""
         for refusal in refusals:
             if refusal.study_key not in self._awaited:
-                _log.warning("study %s waits for another view (E06)", refusal.study_key)
+                codes = ", ".join(refusal.codes)
+                _log.warning("study %s is not complete (%s); waiting", refusal.study_key, codes)
         self._awaited = {refusal.study_key for refusal in refusals}
 
     def _tell_found(self, found: Found) -> None:

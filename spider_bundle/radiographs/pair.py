@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from spider_bundle.files import file_sha256
+from spider_bundle.files import file_sha256, files_below
 from spider_bundle.geometry import View, ViewPosition, angle_between
 from spider_bundle.radiographs.errors import (
     CODES,
@@ -221,10 +221,7 @@ def without_copies(
 def _files(roots: Sequence[Path | str]) -> Iterable[Path]:
     for root in map(Path, roots):
         if root.is_dir():
-            for folder, folders, names in os.walk(root):
-                folders.sort()
-                # Reading a pipe or a device would wait for ever.
-                yield from (p for n in sorted(names) if (p := Path(folder, n)).is_file())
+            yield from files_below(root)
         else:
             yield root
 

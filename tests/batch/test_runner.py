@@ -641,8 +641,8 @@ def test_watch_refuses_a_study_whose_other_view_does_not_come(
     outcome = watched(source, output, send_late, patience=6.0)
     assert lines(output, "s0") == [("refused", ["E06"]), ("done", [])]
     assert (outcome.done, outcome.refused, outcome.exit_code) == (2, 0, 0)
-    told = [r.message for r in caplog.records if "waits for another view" in r.message]
-    assert told == [f"study {key_of('s0')} waits for another view (E06)"]
+    told = [r.message for r in caplog.records if "waiting" in r.message]
+    assert told == [f"study {key_of('s0')} is not complete (E06); waiting"]
 
 
 def test_error_of_the_machine_fails_only_the_study_that_brings_it(
