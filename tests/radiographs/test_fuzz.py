@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ from types import ModuleType
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
@@ -65,6 +68,38 @@ def test_thousands_of_spoilt_files_do_no_harm() -> None:
     # The limit of time decides how many there are; both outcomes must be among them.
     assert result["read"] > 5
     assert result["refused"] > 20
+
+
+VALUES = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=20).map(str.encode),
+    st.integers().map(lambda number: str(number).encode()),
+    st.floats().map(lambda number: str(number).encode()),
+    st.lists(st.floats(), max_size=4).map(lambda many: b"\\".join(str(x).encode() for x in many)),
+)
+"""Bytes that an element may hold."""
+
+
+@pytest.fixture(scope="module")
+def sound(fuzz: ModuleType) -> list[tuple[bytes, bytes]]:
+    return [files for _, files in fuzz.sound_pairs()[:2]]
+
+
+@settings(max_examples=500, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_whatever_elements_hold_the_pair_is_read_or_refused(
+    fuzz: ModuleType, sound: list[tuple[bytes, bytes]], data: st.DataObject
+) -> None:
+    """Hypothesis looks for values, and names the simplest that does harm."""
+    files = data.draw(st.sampled_from(sound))
+    keywords = st.sampled_from([*fuzz.NUMERIC_KEYWORDS, *fuzz.TEXT_KEYWORDS])
+    edits = st.lists(st.tuples(keywords, st.sampled_from(fuzz.VRS), VALUES), max_size=3)
+    with tempfile.TemporaryDirectory() as folder:
+        for role, content in zip(("frontal", "lateral"), files, strict=True):
+            for keyword, vr, value in data.draw(edits, label=role):
+                content = fuzz.put(content, fuzz.raw(fuzz.tag_of(keyword), vr, value))
+            Path(folder, role).write_bytes(content)
+        assert fuzz.read_case(Path(folder), {}).startswith(("read", "refused E", "refused P"))
 
 
 def test_a_codestream_on_which_gdcm_aborts_is_refused(tmp_path: Path) -> None:
