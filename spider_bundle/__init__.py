@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spider_bundle.api import Reconstruction, Reconstructor, reconstruct
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = ["Reconstruction", "Reconstructor", "__version__", "reconstruct"]
 
 
