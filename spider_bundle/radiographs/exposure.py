@@ -71,10 +71,24 @@ _DECODER_ATTRIBUTES = (
     "ExtendedOffsetTableLengths",
 )
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-_JPEG_2000 = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+_SURE_PLUGINS = {
+    **dict.fromkeys(
+        ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"),
+        ("pylibjpeg", ("pylibjpeg", "openjpeg")),
+    ),
+    **dict.fromkeys(
+        ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), ("pyjpegls", ("jpeg_ls",))
+    ),
+}
+"""Plugins and their modules for JPEG 2000 and JPEG-LS.
+
+GDCM, pydicom's first choice, ends the process on some damaged codestreams of these.
+"""
+_NAMES_IN_PYDICOM_2 = {"pyjpegls": "jpeg_ls"}
 _CODECS = {
     "jpeg 2000": (("gdcm", "openjpeg"), "python-gdcm or pylibjpeg with pylibjpeg-openjpeg"),
     "high-throughput": (("openjpeg",), "pylibjpeg with pylibjpeg-openjpeg"),
+    "jpeg-ls": (("gdcm", "jpeg_ls"), "python-gdcm or pyjpegls"),
     "jpeg": (("gdcm",), "python-gdcm"),
 }
 
@@ -181,7 +195,7 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
         from pydicom.pixels import pixel_array
     except ImportError:
         if plugin:
-            dataset.convert_pixel_data(plugin)
+            dataset.convert_pixel_data(_NAMES_IN_PYDICOM_2.get(plugin, plugin))
         array = dataset.pixel_array
         return array[frame] if frames > 1 else array
     decoded: npt.NDArray[np.generic] = pixel_array(dataset, index=frame, decoding_plugin=plugin)
@@ -189,12 +203,9 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
 
 
 def _decoding_plugin(syntax: str) -> str:
-    """The one plugin that may decode a syntax; none where pydicom may choose.
-
-    GDCM, pydicom's first choice, ends the process on some damaged JPEG 2000 codestreams.
-    """
-    installed = all(importlib.util.find_spec(name) for name in ("pylibjpeg", "openjpeg"))
-    return "pylibjpeg" if syntax in _JPEG_2000 and installed else ""
+    """The one plugin that may decode a syntax; none where pydicom may choose."""
+    plugin, modules = _SURE_PLUGINS.get(syntax, ("", ()))
+    return plugin if all(importlib.util.find_spec(name) for name in modules) else ""
 
 
 def _check_encoded(dataset: pydicom.Dataset, syntax: str, frame: int, frames: int) -> None:

@@ -102,14 +102,21 @@ def test_whatever_elements_hold_the_pair_is_read_or_refused(
         assert fuzz.read_case(Path(folder), {}).startswith(("read", "refused E", "refused P"))
 
 
-def test_a_codestream_on_which_gdcm_aborts_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("openjpeg")
-    command = [sys.executable, "-W", "ignore", str(SCRIPT), "--only", "1636", "--seed", "3"]
+@pytest.mark.parametrize(
+    ("number", "seed", "name", "decoder"),
+    [(1636, 3, "jpeg 2000", "openjpeg"), (14197, 0, "jpeg-ls", "jpeg_ls")],
+)
+def test_a_codestream_on_which_gdcm_aborts_is_refused(
+    number: int, seed: int, name: str, decoder: str, tmp_path: Path
+) -> None:
+    pytest.importorskip(decoder)
+    case = ["--only", str(number), "--seed", str(seed)]
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), *case]
     nothing_real = {**os.environ, "SPIDER_DATA": str(tmp_path)}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env=nothing_real
     )
-    assert "what='jpeg 2000: flip_pixels'" in done.stdout
+    assert f"what='{name}: flip_pixels'" in done.stdout
     assert "refused E02" in done.stdout, done.stderr
     assert done.returncode == 0
 
