@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import struct
@@ -70,7 +69,7 @@ def unpack(
     Raises:
         BatchError: A01, the archive is damaged or encrypted; A02, it exceeds the limits; A06, the
             disk has no room for it. Files may have been unpacked by then.
-        OSError: The files cannot be written.
+        OSError: The archive cannot be read, or the files cannot be written.
     """
     allowed = limits or ArchiveLimits()
     _check_directory(archive)
@@ -133,17 +132,8 @@ def _copy(
                 raise BatchError(BatchCode.A02, "the archive unpacks to too many bytes")
             if size > _RATIO_FROM and size > ratio * packed:
                 raise BatchError(BatchCode.A02, "a file of the archive is compressed too far")
-            _write(stream, block)
+            stream.write(block)
     return size
-
-
-def _write(stream: IO[bytes], block: bytes) -> None:
-    try:
-        stream.write(block)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BatchError(BatchCode.A06) from None
-        raise
 
 
 def _open(source: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:

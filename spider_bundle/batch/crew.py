@@ -109,14 +109,17 @@ class _Flight:
         job: The study.
         spent: Seconds in the stages that are over.
         since: When the stage it is in began; None while it waits for one.
+        has_begun: Whether the worker has looked at it.
     """
 
     job: Job
     spent: float = 0.0
     since: float | None = None
+    has_begun: bool = False
 
     def turn(self, seconds: float | None, now: float) -> None:
         """Enter a stage (None), or leave one that took so many seconds."""
+        self.has_begun = True
         self.spent += seconds or 0.0
         self.since = now if seconds is None else None
 
@@ -408,7 +411,9 @@ class Crew:
             self._miss(post, "it died")
             return
         flights = list(post.flights.values())
-        if len(flights) == 1 and not post.is_spoiled:
+        # a worker may have died before it looked at the one study that it was given
+        is_at_fault = [f for f in flights if f.has_begun or f.job.study_key in self._alone]
+        if len(flights) == 1 and is_at_fault and not post.is_spoiled:
             self._fail(post, flights[0], BatchCode.R04, ended)
         else:
             self._alone |= set(post.flights)

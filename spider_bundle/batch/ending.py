@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch.child import debug
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.codes import BatchCode, BatchError
-from spider_bundle.batch.options import BatchOptions, worker_settings
+from spider_bundle.batch.options import BatchOptions, weights_file
 from spider_bundle.batch.runner import EXIT_FAILED, EXIT_UNFINISHED, Outcome, run_batch
 from spider_bundle.bundle import bundle_root
 from spider_bundle.outputs.extras import MissingExtraError
@@ -57,7 +57,9 @@ def early_end(error: Exception, options: BatchOptions | None = None) -> EarlyEnd
         return EarlyEnd(str(error), EXIT_USAGE)
     debug(error)
     if isinstance(error, OSError):
-        unreadable = _unreadable(options) if options else None
+        unreadable = None
+        with suppress(Exception):  # what is to be told is the error, whatever else is broken
+            unreadable = _unreadable(options) if options else None
         if unreadable:
             return EarlyEnd(unreadable)
         return EarlyEnd(
@@ -131,8 +133,7 @@ def _unreadable(options: BatchOptions) -> str | None:
             "R02 there is no bundle (configs/inference.json). To do: name its folder with "
             "--bundle-root (bundle_root in a config)."
         )
-    weights = worker_settings(replace(options, config={})).config["weights"]
-    if reason := _cannot_read(weights):
+    if reason := _cannot_read(weights_file(options)):
         return (
             f"R02 there are no weights that can be read ({reason}). To do: name their file with "
             "--weights, or a bundle that has them with --bundle-root (bundle_root in a config)."

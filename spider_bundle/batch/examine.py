@@ -6,6 +6,7 @@ looked at.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch.archives import ArchiveLimits, unpack
-from spider_bundle.batch.codes import BatchError, batch_facts
+from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job, Refusal, refused_file
 from spider_bundle.batch.profile import Profile, apparatus
 from spider_bundle.files import file_sha256
@@ -33,6 +34,7 @@ from spider_bundle.radiographs.pair import (
     Studies,
     Study,
     check_headers,
+    data_set_sha256,
     find_studies,
 )
 
@@ -70,12 +72,12 @@ def describe(path: Path, key: str, allow_secondary_capture: bool = False) -> Stu
 
 
 def content(path: Path) -> str:
-    """SHA-256 of a file.
+    """SHA-256 of a radiograph, see :func:`data_set_sha256`.
 
     Raises:
         OSError: It cannot be read.
     """
-    return file_sha256(path)
+    return data_set_sha256(path)
 
 
 def group(
@@ -123,12 +125,16 @@ def unpacked(
     """Unpack an archive, see :func:`unpack`; its refusal if something stands against it.
 
     Raises:
-        OSError: The files cannot be written.
+        OSError: The archive cannot be read, or the files cannot be written.
     """
     try:
         unpack(archive, folder, limits, reserve)
     except BatchError as error:
         return refused_file(archive, key, [batch_facts(error.code, error.message)])
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return refused_file(archive, key, [batch_facts(BatchCode.A06)])
     return None
 
 

@@ -41,6 +41,8 @@ _MANY = 10
 Signature = tuple[str, int, int, int]
 """Path and size of a file, times of change of its content and of its rights."""
 
+PASSING = frozenset({BatchCode.A05.value, BatchCode.A06.value})
+"""Codes of what may be read the next time."""
 _GONE = (FileNotFoundError, NotADirectoryError)
 
 
@@ -145,7 +147,6 @@ class Intake:
 
         Raises:
             BatchError: R02, the child process cannot start.
-            OSError: What an archive holds cannot be written.
         """
         films: list[Path] = []
         refusals: list[Refusal] = []
@@ -156,12 +157,13 @@ class Intake:
                 films.append(path)
                 continue
             unpacked_to = self._unpacked.get(signature) or self._unpack(path)
-            if isinstance(unpacked_to, Refusal) and BatchCode.A06 in unpacked_to.codes:
-                deferred.append(unpacked_to)
+            if unpacked_to is None:
                 continue
-            self._unpacked[signature] = unpacked_to
+            codes = unpacked_to.codes if isinstance(unpacked_to, Refusal) else []
+            if not PASSING.intersection(codes):
+                self._unpacked[signature] = unpacked_to
             if isinstance(unpacked_to, Refusal):
-                refusals.append(unpacked_to)
+                (deferred if BatchCode.A06 in codes else refusals).append(unpacked_to)
             elif unpacked_to.exists():
                 films += sorted(unpacked_to.iterdir())
         refusals += self._damaged_directories(films)
@@ -206,13 +208,22 @@ class Intake:
             return
         yield from files_below(self._source, self._excluded)
 
-    def _unpack(self, archive: Path) -> Path | Refusal:
-        folder = Path(tempfile.mkdtemp(dir=self._workspace))  # mode 0700
+    def _unpack(self, archive: Path) -> Path | Refusal | None:
+        """The folder that an archive was unpacked to, or its refusal; None if it has vanished."""
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self._workspace))  # mode 0700
+        except OSError:
+            return self._refuse_unread(archive, [batch_facts(BatchCode.A06)])
         arguments = (archive, folder, self._key, self._limits, self._reserve)
         try:
             refusal = self._child.call(unpacked, *arguments, seconds=self._seconds * _MANY)
         except CallError as error:
             refusal = self._refuse_unread(archive, [_unexamined(error)])
+        except _GONE:
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        except OSError as error:
+            refusal = self._refuse_unread(archive, [_unreadable(error)])
         if refusal is None:
             self._archives[folder] = archive
             return folder
@@ -304,8 +315,7 @@ class Intake:
         except _GONE:
             return None
         except OSError as error:  # asked again at the next search: it may be mended by then
-            message = f"it cannot be read: {error.strerror or type(error).__name__}"
-            return refuse([batch_facts(BatchCode.A05, message)])
+            return refuse([_unreadable(error)])
         return self._answers[question]
 
 
@@ -330,6 +340,12 @@ def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
 
 def _unexamined(error: CallError) -> Mapping[str, Any]:
     return batch_facts(BatchCode.A04, f"it could not be examined: {error}")
+
+
+def _unreadable(error: OSError) -> Mapping[str, Any]:
+    # the whole text of the error names the file
+    reason = error.strerror or type(error).__name__
+    return batch_facts(BatchCode.A05, f"it cannot be read: {reason}")
 
 
 def _signature(path: Path) -> Signature:

@@ -33,7 +33,10 @@ def _limits(controller: str, limit: Callable[[Path], float | None], root: Path) 
     """
     mount = root / "sys" / "fs" / "cgroup"
     for line in _words(root / "proc" / "self" / "cgroup", "\n"):
-        number, controllers, path = line.split(":", 2)
+        number, *rest = line.split(":", 2)
+        if len(rest) != 2:  # there are no control groups
+            continue
+        controllers, path = rest
         if number == "0":
             top = mount
         elif controller in controllers.split(","):

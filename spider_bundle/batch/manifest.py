@@ -68,9 +68,11 @@ class Entry:
 
         Raises:
             KeyError: A field is absent.
-            ValueError: The state is unknown.
+            TypeError: A field is unknown.
+            ValueError: The state is unknown, or times are no numbers.
         """
-        return cls(**{**record, "state": State(record["state"])})
+        seconds = {name: float(value) for name, value in dict(record.get("seconds", {})).items()}
+        return cls(**{**record, "state": State(record["state"]), "seconds": seconds})
 
 
 class Manifest:

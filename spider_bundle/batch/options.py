@@ -149,8 +149,9 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
         BatchError: S01.
         OSError: A config cannot be read.
     """
+    settings = worker_settings(options)
     try:
-        overrides = inference_config(worker_settings(options)).get_parsed_content("overrides")
+        overrides = inference_config(settings).get_parsed_content("overrides")
     except OSError:
         raise
     except Exception as error:  # each parser has its own; their text quotes the file
@@ -163,7 +164,12 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
     return dict(overrides or {})
 
 
-def _weights(options: BatchOptions) -> Path:
+def weights_file(options: BatchOptions) -> Path:
+    """Weights of the network.
+
+    Raises:
+        FileNotFoundError: There is no bundle.
+    """
     if options.weights:
         return Path(options.weights).absolute()
     return bundle_root(options.bundle_root) / "models" / "model.pt"
@@ -184,7 +190,7 @@ def result_settings(options: BatchOptions) -> dict[str, Any]:
     files = [root / "configs" / "inference.json", *map(Path, options.config_files)]
     return {
         "version": __version__,
-        "weights_sha256": file_sha256(_weights(options)),
+        "weights_sha256": file_sha256(weights_file(options)),
         "config_sha256": [file_sha256(path) for path in files],
         "values_sha256": sha256_of(options.config),
         "spacing": options.spacing,
@@ -222,7 +228,7 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
     # the key stays here: the worker is told the name of each study
     values = {
         "output_dir": str(Path(options.output).absolute()),
-        "weights": str(_weights(options)),
+        "weights": str(weights_file(options)),
         "device": f"$torch.device({device_of(options)!r})",
         "precision": options.precision,
         "spacing": options.spacing,

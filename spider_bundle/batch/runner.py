@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from spider_bundle.batch.audit import AuditLog
 from spider_bundle.batch.cluster import ClusterWorkplace
 from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
 from spider_bundle.batch.crew import Crew, LocalWorkplace, Workplace
-from spider_bundle.batch.intake import FILE_SECONDS, Found, Intake, Signature, is_zip
+from spider_bundle.batch.intake import FILE_SECONDS, PASSING, Found, Intake, Signature, is_zip
 from spider_bundle.batch.job import Job, Refusal
 from spider_bundle.batch.manifest import Entry, Manifest, State
 from spider_bundle.batch.options import (
@@ -57,8 +57,6 @@ EXIT_UNFINISHED = 4
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
 _MEBIBYTE = 1 << 20
-_PASSING = {BatchCode.A05.value, BatchCode.A06.value}
-"""Codes of what may be read the next time."""
 _SCAN_SECONDS = 5.0
 _LEAST_SCAN_SECONDS = 0.2
 _IDLE_SECONDS = 0.2
@@ -196,11 +194,27 @@ def plan_batch(options: BatchOptions) -> Plan:
     output = Path(options.output)
     manifest = Manifest(output)
     with tempfile.TemporaryDirectory() as workspace:
-        with closing(_intake(options, Path(workspace), key, profile)) as intake:
-            found = intake.find()
+        with closing(_intake(options, Path(workspace), key, profile, reserve=0)) as intake:
+            found = _found_in_turns(intake)
         skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
         jobs = [job for job in found.jobs if job not in skipped][: options.limit]
     return Plan(jobs, skipped, [*found.refusals, *found.deferred])
+
+
+def _found_in_turns(intake: Intake) -> Found:
+    """What an input holds, with archives that have no room unpacked after the others have gone."""
+    jobs: dict[str, Job] = {}
+    refusals: dict[str, Refusal] = {}
+    without_room: set[Path] = set()
+    while True:
+        found = intake.find()
+        jobs |= {job.study_key: job for job in found.jobs}
+        refusals |= {refusal.study_key: refusal for refusal in found.refusals}
+        before, without_room = without_room, {p for r in found.deferred for p in r.files}
+        if not found.deferred or without_room == before:
+            left = [refusal for key, refusal in refusals.items() if key not in jobs]
+            return replace(found, jobs=tuple(jobs.values()), refusals=tuple(left))
+        intake.release([])
 
 
 def is_whole(output: Path, study_key: str) -> bool:
@@ -299,7 +313,9 @@ class _Run:
             shown = stack.enter_context(progress())
             workspace = self._output / WORKSPACE
             workspace.mkdir(mode=0o700)
-            self._intake = _intake(options, workspace, self._key, self._profile)
+            # twice what must stay free for results, or unpacking would soon halt the batch (R06)
+            reserve = int(2 * options.min_free_mib * _MEBIBYTE)
+            self._intake = _intake(options, workspace, self._key, self._profile, reserve)
             stack.callback(self._intake.close)
             try:
                 (self._watch if options.watch else self._take_all)(crew, shown)
@@ -319,25 +335,30 @@ class _Run:
 
     def _take_all(self, crew: Crew, shown: Progress) -> None:
         """Take what the input holds; archives that have no room wait until others have gone."""
-        deferred: int | None = None
+        without_room: set[Path] = set()
         while True:
             found = self._find()
             if found is None:
                 self._outcome.is_search_cut = self._outcome.is_stopped = True
                 return
             self._tell_found(found)
-            if not found.deferred or len(found.deferred) == deferred:
+            before, without_room = without_room, {p for r in found.deferred for p in r.files}
+            incomplete = [r for r in found.refusals if r.is_incomplete]
+            if not found.deferred or (without_room == before and not self._waiting):
                 break
-            deferred = len(found.deferred)
-            _log.info("%d archives wait for room on the disk", deferred)
+            _log.info("%d archives wait for room on the disk", len(found.deferred))
             self._take(found.jobs, [r for r in found.refusals if not r.is_incomplete], crew, shown)
-            # what they lack may be in the archives that wait
-            self._waiting = [p for r in found.refusals if r.is_incomplete for p in r.files]
+            # what they lack may be in the archives that wait, unless it is they that take the room
+            lacking = incomplete if without_room != before else []
+            self._waiting = [path for refusal in lacking for path in refusal.files]
+            if not lacking:
+                self._take([], incomplete, crew, shown)
             self._release()
             while self._step(crew, shown):
                 pass
             if self._is_ending():
-                self._outcome.left += deferred
+                self._outcome.left += len(found.deferred)
+                self._outcome.is_stopped |= bool(self._stop.wanted)
                 return
         self._intake.close()  # its process has nothing more to do
         self._take(found.jobs, [*found.refusals, *found.deferred], crew, shown)
@@ -420,14 +441,14 @@ class _Run:
         self._await_files([r for r in incomplete if is_ripe(r)])
         self._outcome.incomplete = len(incomplete)
         told = [r for r in found.refusals if r not in incomplete]
-        if found.deferred and not found.jobs and not self._at_hand:
-            told += found.deferred  # nothing will make room for these archives
         self._take(
             [j for j in found.jobs if is_ripe(j)], [r for r in told if is_ripe(r)], crew, shown
         )
+        if not self._at_hand:  # nothing will make room for these archives
+            self._take([], found.deferred, crew, shown)
         present = {refusal.study_key for refusal in (*found.refusals, *found.deferred)}
         for key, refusal in list(self._refused.items()):
-            if key not in present and not _PASSING.isdisjoint(refusal.codes):
+            if key not in present and not PASSING.isdisjoint(refusal.codes):
                 del self._refused[key]  # it can be read now
         every: list[Job | Refusal] = [*found.jobs, *told]
         unripe = [study for study in every if not self._is_taken(study)]
@@ -597,10 +618,11 @@ def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
     )
 
 
-def _intake(options: BatchOptions, workspace: Path, key: str, profile: Profile) -> Intake:
+def _intake(
+    options: BatchOptions, workspace: Path, key: str, profile: Profile, reserve: int
+) -> Intake:
     source, output = Path(options.input), Path(options.output)
     seconds = min(options.time_limit, FILE_SECONDS)
-    reserve = int(options.min_free_mib * _MEBIBYTE)
     return Intake(source, workspace, key, profile, output, reserve=reserve, seconds=seconds)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from spider_bundle.files import file_sha256, files_below
+from spider_bundle.files import files_below
 from spider_bundle.geometry import View, ViewPosition, angle_between
 from spider_bundle.radiographs.errors import (
     CODES,
@@ -40,6 +40,11 @@ from spider_bundle.radiographs.read import Radiograph, open_header, read_radiogr
 PUBLIC_KEY = "spider-bundle"
 
 _PAIR = "pair"
+
+_META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+"""Head of the first element of a DICOM file: FileMetaInformationGroupLength."""
+_META_START = 144
+"""Where what that element counts begins."""
 
 
 def study_key(study_instance_uid: str, key: str = PUBLIC_KEY) -> str:
@@ -193,9 +198,9 @@ def find_studies(
 
 
 def without_copies(
-    candidates: Sequence[Candidate], digest: Callable[[Path], object] = file_sha256
+    candidates: Sequence[Candidate], digest: Callable[[Path], object] | None = None
 ) -> list[Candidate]:
-    """Leave out files that are byte for byte another one; the first stays.
+    """Leave out files whose data set is byte for byte that of another one; the first stays.
 
     A SOPInstanceUID alone does not tell: some anonymisers and modalities give the same to objects
     of different studies, and a corrected film may have that of the first one.
@@ -203,6 +208,7 @@ def without_copies(
     Args:
         candidates: Radiographs.
         digest: What the content of a file is known by; asked for files of equal identifiers only.
+            :func:`data_set_sha256` if not given.
 
     Raises:
         OSError: A file has vanished.
@@ -211,11 +217,32 @@ def without_copies(
     kept, seen = [], set()
     for candidate in candidates:
         identifiers = candidate.identifiers
-        content = digest(candidate.path) if alike[identifiers] > 1 else None
+        is_alone = alike[identifiers] == 1
+        content = None if is_alone else (digest or data_set_sha256)(candidate.path)
         if (identifiers, content) not in seen:
             kept.append(candidate)
         seen.add((identifiers, content))
     return kept
+
+
+def data_set_sha256(path: Path) -> str:
+    """SHA-256 of a DICOM file without its preamble and file meta information (PS3.10 section 7.1).
+
+    Those tell which way a file has come.
+
+    Args:
+        path: The file; all of one that does not begin as a DICOM file counts.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_META_START)
+        length = int.from_bytes(head[-4:], "little")  # of the file meta information
+        begins_well = head[128:140] == b"DICM" + _META_LENGTH
+        is_cut = _META_START + length >= os.fstat(stream.fileno()).st_size
+        stream.seek(_META_START + length if begins_well and not is_cut else 0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _files(roots: Sequence[Path | str]) -> Iterable[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
@@ -40,6 +41,11 @@ def unpacked(
     if len(full) >= reserve:
         return refused_file(archive, key, [batch_facts(BatchCode.A06)])
     return examine.unpacked(archive, folder, key, limits, 0)
+
+
+def torn(archive: Path, *_: Any) -> None:
+    """A disk fails in the middle of an archive."""
+    raise OSError(errno.EIO, "Input/output error", str(archive))
 
 
 def _suffer(path: Path) -> None:

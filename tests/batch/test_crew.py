@@ -364,3 +364,21 @@ def is_alive(process: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def test_study_given_to_a_worker_that_had_died_is_not_at_fault() -> None:
+    idle, other = ScriptedWorker(), ScriptedWorker()
+    crew = Crew(ScriptedPlace(idle, other), 1, 10.0)
+    crew.add(jobs("a"))
+    crew.step()
+    crew.step()
+    idle.script = [done("a")]
+    assert [ended.study_key for ended in crew.step()] == ["a"]
+    idle.script = [None]  # nobody looks at a worker that has nothing to do
+    crew.add(jobs("b"))
+    assert crew.step() == []
+    crew.step()
+    crew.step()
+    assert other.handed == ["b"]
+    other.script = [None]  # it has not looked at the study either, but once is enough
+    assert [(e.study_key, e.state) for e in crew.step()] == [("b", State.FAILED)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import shutil
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.ending import EXIT_USAGE, early_end
+from spider_bundle.batch.options import BatchOptions
 from spider_bundle.batch.runner import EXIT_FAILED, EXIT_REFUSED, EXIT_UNFINISHED, Outcome
 from spider_bundle.cli import app
 from spider_bundle.outputs.extras import MissingExtraError
@@ -298,3 +300,14 @@ def test_a_config_can_name_a_cluster(spool: Callable[..., Path], bundle_root: Pa
     assert options.cluster == ClusterOptions("127.0.0.1:6379")
     shipped = json.loads((bundle_root / "configs" / "batch.json").read_text(encoding="utf-8"))
     assert shipped["cluster"] is None
+
+
+def test_a_share_that_is_gone_is_told_without_its_path(tmp_path: Path) -> None:
+    source = tmp_path / "DOE_JANE"
+    source.mkdir()
+    options = BatchOptions(source, tmp_path / "out", config={"overrides": {"sod": 1000}})
+    source.rmdir()
+    end = early_end(OSError(errno.ESTALE, "Stale file handle", str(source)), options)
+    assert end.exit_code == EXIT_FAILED
+    assert end.message.startswith("R01 the batch could not go on (Stale file handle)")
+    assert "DOE" not in end.message

@@ -18,6 +18,7 @@ import pydicom
 import pytest
 from pydicom.fileset import FileSet
 
+from spider_bundle.batch import intake
 from spider_bundle.batch.archives import ArchiveLimits, unpack
 from spider_bundle.batch.child import Child
 from spider_bundle.batch.codes import BatchError
@@ -25,6 +26,7 @@ from spider_bundle.batch.intake import EXAMINERS, Found, Intake
 from spider_bundle.batch.medium import file_ids, referenced_files
 from spider_bundle.batch.profile import Profile, Rule
 from spider_bundle.files import file_sha256
+from tests.batch import readers
 from tests.batch.conftest import contents
 
 Spool = Callable[..., Path]
@@ -240,6 +242,11 @@ def test_equal_object_uids_lose_no_study(spool: Spool, tmp_path: Path, find: Fin
     source = spool(1)
     shutil.copytree(source / "s0", source / "copy")
     assert len(find(source, tmp_path / "workspace").jobs) == 1
+    for path in (source / "copy").iterdir():  # the same objects on another way
+        dataset = pydicom.dcmread(path)
+        dataset.file_meta.SourceApplicationEntityTitle = "ANOTHER"
+        dataset.save_as(path)
+    assert len(find(source, tmp_path / "workspace").jobs) == 1
     for path in (source / "copy").iterdir():
         changed(path, StudyInstanceUID="1.2.3", PatientID="another")
     found = find(source, tmp_path / "workspace")
@@ -308,6 +315,21 @@ def test_archive_without_room_is_left_for_later(spool: Spool, tmp_path: Path, fi
     assert [refusal.codes for refusal in found.deferred] == [["A06"]]
     assert (len(found.jobs), len(found.refusals)) == (0, 0)
     assert not list((tmp_path / "workspace").iterdir())
+
+
+def test_archive_that_the_disk_cannot_read_takes_no_other_down(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "unpacked", readers.torn)
+    source, workspace = spool(1), tmp_path / "workspace"
+    workspace.mkdir()
+    archive(source / "a.zip", {"a": b"a"})
+    search = Intake(source, workspace, KEY)
+    found = search.find()
+    search.close()
+    assert [refusal.codes for refusal in found.refusals] == [["A05"]]
+    assert len(found.jobs) == 1
+    assert not list(workspace.iterdir())
 
 
 def test_secondary_captures_are_found_where_the_site_takes_them(

@@ -22,6 +22,10 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_control_groups_all_of_the_machine(tmp_path: Path) -> None:
     assert (available_cores(tmp_path), available_memory(tmp_path)) == (CORES, MEMORY)
+    listing = tmp_path / "proc" / "self" / "cgroup"
+    listing.parent.mkdir(parents=True)
+    listing.touch()  # nothing is mounted
+    assert (available_cores(tmp_path), available_memory(tmp_path)) == (CORES, MEMORY)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,13 @@ def test_last_line_of_a_study_counts(tmp_path: Path) -> None:
     assert read.entries["a"].seconds == {"read": 0.123}
 
 
+def test_line_with_times_that_are_none_counts_as_damaged(tmp_path: Path) -> None:
+    append_line(tmp_path / MANIFEST_FILE, {**Entry("a", State.DONE, "f").record(), "seconds": "x"})
+    append_line(tmp_path / MANIFEST_FILE, Entry("b", State.DONE, "f").record())
+    manifest = Manifest(tmp_path)
+    assert (set(manifest.entries), manifest.damaged) == ({"b"}, 1)
+
+
 def test_each_run_has_a_log_of_its_own(tmp_path: Path) -> None:
     assert [AuditLog(tmp_path, {}).run for _ in range(3)] == [1, 2, 3]
     names = sorted(path.name for path in (tmp_path / "audit").iterdir())

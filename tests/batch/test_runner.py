@@ -520,18 +520,43 @@ def test_archives_take_turns_where_the_disk_has_room_for_one(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "unpacked", readers.unpacked)
-    elsewhere, source, output = spool(4), tmp_path / "night", tmp_path / "out"
+    elsewhere, source, output = spool(5), tmp_path / "night", tmp_path / "out"
     source.mkdir()
     for name in ("s0", "s1", "s2"):
         shutil.make_archive(str(source / name), "zip", elsewhere / name)
     shutil.copytree(elsewhere / "s3", source / "s3")
-    reserve = 1 / (1 << 20)  # one byte: for the stand-in, one archive
+    # takes the room first, and waits for a view that does not come
+    shutil.make_archive(str(source / "a"), "zip", elsewhere / "s4", "frontal.dcm")
+    reserve = 0.5 / (1 << 20)  # twice that is one byte: for the stand-in, one archive
     assert batch(source, output, min_free_mib=0.0).exit_code == 3
-    assert sorted(states(output).values()) == [("done", []), *[("refused", ["A06"])] * 3]
+    assert sorted(states(output).values()) == [("done", []), *[("refused", ["A06"])] * 4]
     outcome = batch(source, output, min_free_mib=reserve)
-    assert (outcome.done, outcome.skipped, outcome.exit_code) == (3, 1, 0)
+    assert (outcome.done, outcome.skipped, outcome.refused) == (3, 1, 1)
+    assert states(output)[key_of("s4")] == ("refused", ["E06"])
     assert {states(output)[key_of(f"s{n}")][0] for n in range(4)} == {"done"}
     assert strays(output) == []
+
+
+@pytest.mark.slow
+def test_signal_leaves_archives_that_wait_for_room(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "unpacked", readers.unpacked)
+    elsewhere, source, output = spool(2), tmp_path / "night", tmp_path / "out"
+    source.mkdir()
+    for name in ("s0", "s1"):
+        shutil.make_archive(str(source / name), "zip", elsewhere / name)
+    behave(tmp_path, seconds=2.0)
+
+    def stop() -> None:
+        wait_for(lambda: (output / "reading").exists())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    outcome = batch(source, output, min_free_mib=0.5 / (1 << 20), pipeline=Announcing)
+    thread.join()
+    assert (outcome.done, outcome.left, outcome.exit_code) == (1, 1, 4)
 
 
 @pytest.mark.slow
