@@ -50,12 +50,12 @@ from pydicom.uid import (
 from spider_bundle.batch.child import Child, bound_memory
 from spider_bundle.batch.codes import BatchCode
 from spider_bundle.batch.intake import EXAMINERS, Intake
+from spider_bundle.dicom.errors import RadiographError
+from spider_bundle.dicom.identity import read_source_identity
+from spider_bundle.dicom.pair import check_headers, find_studies
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.dicom.write import SyntheticIdentity, write_cr, write_dx
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
-from spider_bundle.radiographs.errors import RadiographError
-from spider_bundle.radiographs.identity import read_source_identity
-from spider_bundle.radiographs.pair import check_headers, find_studies
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd
-from spider_bundle.radiographs.write import SyntheticIdentity, write_cr, write_dx
 
 CANARY = "CANARY^NAME"
 """Text planted in attributes; it may appear in nothing that a run shows."""

@@ -27,13 +27,13 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from spider_bundle.bundle import bundle_root
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.geometry import FloatArray, Grid
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs.result import StudyResult, study_result
 from spider_bundle.outputs.transforms import CTAndLabelsd
 from spider_bundle.precision import autocast
-from spider_bundle.radiographs.overrides import PairOverrides
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd
 from spider_bundle.weights import load_weights
 
 PathLike = str | os.PathLike[str]
@@ -79,7 +79,7 @@ class Reconstructor:
         precision: See :func:`spider_bundle.precision.autocast`.
         weights: Weights file instead of the bundle's.
         overrides: Statements about the radiographs, see
-            :meth:`~spider_bundle.radiographs.overrides.PairOverrides.from_mapping`.
+            :meth:`~spider_bundle.dicom.overrides.PairOverrides.from_mapping`.
         keep_identity: Whether results of :meth:`study` carry the patient and the study.
         root: Folder with ``configs`` and ``models``; see
             :func:`spider_bundle.bundle.bundle_root`.
@@ -159,7 +159,7 @@ class Reconstructor:
             overrides: Statements about the radiographs instead of those of the reconstructor.
 
         Returns:
-            The item of :class:`~spider_bundle.radiographs.transforms.BiplanarRadiographsd`.
+            The item of :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd`.
 
         Raises:
             RadiographError: The radiographs cannot be used; its findings carry code and action.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from spider_bundle.dicom.write import SyntheticIdentity, write_dx
 from spider_bundle.geometry import ViewPosition, isocentric_view
 from spider_bundle.phantom import HeadPhantom
-from spider_bundle.radiographs.write import SyntheticIdentity, write_dx
 
 
 def write_demo_pair(

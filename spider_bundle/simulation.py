@@ -19,6 +19,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Randomizable, RandomizableTransform, Transform
 from torch.nn import functional as F
 
+from spider_bundle.dicom.image import normalise_radiograph
 from spider_bundle.geometry import (
     LPS_TO_RAS,
     View,
@@ -29,7 +30,6 @@ from spider_bundle.geometry import (
 )
 from spider_bundle.intensity import attenuation
 from spider_bundle.projection import project_volume
-from spider_bundle.radiographs.image import normalise_radiograph
 
 Data = dict[Hashable, Any]
 

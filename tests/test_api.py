@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from spider_bundle.api import Reconstruction, Reconstructor, reconstruct
 from spider_bundle.cli import app
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.errors import RadiographError
+from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.geometry import LPS_TO_RAS
 from spider_bundle.labels import Label
 from spider_bundle.outputs.schema import REPORT_SCHEMA
 from spider_bundle.phantom import HeadPhantom
-from spider_bundle.radiographs.errors import RadiographError
-from spider_bundle.radiographs.pair import study_key
-from spider_bundle.radiographs.write import SyntheticIdentity
 
 SMALL: dict[str, Any] = {"shape": (240, 240), "pitch": 1.2}
 #: LPS mm: to the left, to the front, up. Every axis and direction differs.

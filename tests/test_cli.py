@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.radiographs.pair import study_key
-from spider_bundle.radiographs.write import SyntheticIdentity
+from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.write import SyntheticIdentity
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,12 @@ from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cases.rejections import CODES as REJECTION_CODES
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.dicom.errors import CODES
+from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES
 from spider_bundle.outputs.schema import REPORT_SCHEMA
-from spider_bundle.radiographs.errors import CODES
-from spider_bundle.radiographs.overrides import Overrides
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

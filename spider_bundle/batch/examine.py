@@ -18,8 +18,7 @@ from spider_bundle.batch.archives import ArchiveLimits, unpack
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job, Refusal, refused_file
 from spider_bundle.batch.profile import Profile, apparatus
-from spider_bundle.files import file_sha256
-from spider_bundle.radiographs.errors import (
+from spider_bundle.dicom.errors import (
     Code,
     Finding,
     RadiographError,
@@ -27,9 +26,9 @@ from spider_bundle.radiographs.errors import (
     finding,
     finding_facts,
 )
-from spider_bundle.radiographs.header import Header, open_dataset
-from spider_bundle.radiographs.overrides import PairOverrides
-from spider_bundle.radiographs.pair import (
+from spider_bundle.dicom.header import Header, open_dataset
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import (
     Candidate,
     Studies,
     Study,
@@ -37,6 +36,7 @@ from spider_bundle.radiographs.pair import (
     data_set_sha256,
     find_studies,
 )
+from spider_bundle.files import file_sha256
 
 MAXIMUM_FILE_BYTES = 2 << 30
 """Largest file of a radiograph; when its turn comes it is read into memory as a whole."""

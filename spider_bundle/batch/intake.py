@@ -21,15 +21,15 @@ from spider_bundle.batch.examine import check, content, describe, group, unpacke
 from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
 from spider_bundle.batch.profile import Profile
-from spider_bundle.files import files_below
-from spider_bundle.radiographs.overrides import PairOverrides
-from spider_bundle.radiographs.pair import (
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import (
     Candidate,
     Studies,
     Study,
     study_key,
     without_copies,
 )
+from spider_bundle.files import files_below
 
 EXAMINERS = ("spider_bundle.batch.examine",)
 """What the child process has loaded when it is asked about the first file."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.radiographs.pair import study_key
+from spider_bundle.dicom.pair import study_key
 
 _END_BYTES = 1 << 20
 
@@ -51,7 +51,7 @@ class Refusal:
 
     Attributes:
         study_key: Keyed hash of the study, or of the file.
-        findings: Why; the facts of :func:`~spider_bundle.radiographs.errors.finding_facts`.
+        findings: Why; the facts of :func:`~spider_bundle.dicom.errors.finding_facts`.
         is_incomplete: Whether a view is missing, which may still arrive.
         files: All radiographs of the study, or the file.
     """

@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Refusal, refused_file
-from spider_bundle.radiographs.header import open_dataset, quiet
+from spider_bundle.dicom.header import open_dataset, quiet
 
 DICOMDIR = "DICOMDIR"
 

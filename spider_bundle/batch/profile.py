@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch.codes import BatchCode, BatchError
-from spider_bundle.radiographs.header import Header
-from spider_bundle.radiographs.overrides import ROLES, PairOverrides, merge_overrides
+from spider_bundle.dicom.header import Header
+from spider_bundle.dicom.overrides import ROLES, PairOverrides, merge_overrides
 
 VERSION = 1
 

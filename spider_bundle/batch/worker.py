@@ -24,7 +24,7 @@ from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import State
 from spider_bundle.bundle import bundle_root
-from spider_bundle.radiographs.errors import RadiographError, finding_facts
+from spider_bundle.dicom.errors import RadiographError, finding_facts
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -193,8 +193,8 @@ class InferencePipeline:
 
     def read(self, job: Job) -> dict[str, Any]:
         """Read the pair into the network's image."""
-        from spider_bundle.radiographs.overrides import PairOverrides
-        from spider_bundle.radiographs.transforms import BiplanarRadiographsd
+        from spider_bundle.dicom.overrides import PairOverrides
+        from spider_bundle.dicom.transforms import BiplanarRadiographsd
 
         stated = PairOverrides.from_mapping(job.overrides)
         for transform in self._preprocessing.transforms:

@@ -21,8 +21,8 @@ from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
 from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
+from spider_bundle.dicom.header import quiet
 from spider_bundle.geometry import LPS_TO_RAS, Grid
-from spider_bundle.radiographs.header import quiet
 
 Mask = npt.NDArray[np.bool_]
 

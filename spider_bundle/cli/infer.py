@@ -166,7 +166,7 @@ def _stated_overrides(
     Raises:
         ValueError: An option is not of its form.
     """
-    from spider_bundle.radiographs.overrides import PairOverrides
+    from spider_bundle.dicom.overrides import PairOverrides
 
     views: dict[str, dict[str, Any]] = {"frontal": {}, "lateral": {}}
     for name, text in values.items():

@@ -45,10 +45,10 @@ def listen(
     from spider_bundle.batch.codes import BatchError
     from spider_bundle.batch.site_key import create_key_file as create_key
     from spider_bundle.batch.site_key import read_key_file
+    from spider_bundle.dicom.pair import PUBLIC_KEY
     from spider_bundle.pacs.codes import PacsCode, PacsError
     from spider_bundle.pacs.listen import Listener, ListenOptions
     from spider_bundle.pacs.listen import listen as listen_until_signal
-    from spider_bundle.radiographs.pair import PUBLIC_KEY
 
     def tell(listener: Listener) -> None:
         typer.echo(f"{ae_title.strip()} listens on {bind}:{listener.port}; SIGTERM stops it")

@@ -14,12 +14,12 @@ from typing import Any
 from monai.deploy.core import Operator, OperatorSpec
 
 from spider_bundle.api import Reconstructor
+from spider_bundle.dicom.dataset import StudyDataset
 from spider_bundle.outputs.dicom import write_dicom
 from spider_bundle.outputs.refusals import write_refusals
 from spider_bundle.outputs.report import REPORT_FILE, describe_files, write_report
 from spider_bundle.outputs.result import StudyResult
 from spider_bundle.outputs.study import study_folder
-from spider_bundle.radiographs.dataset import StudyDataset
 
 STUDIES = "studies"
 RESULTS = "results"

@@ -28,7 +28,7 @@ class Settings:
         keep_identity: Whether results belong to the patient and study of the radiographs; otherwise
             to a new pseudonymous patient.
         overrides: Statements about the radiographs, see
-            :meth:`~spider_bundle.radiographs.overrides.PairOverrides.from_mapping`.
+            :meth:`~spider_bundle.dicom.overrides.PairOverrides.from_mapping`.
     """
 
     spacing: float = 2.0

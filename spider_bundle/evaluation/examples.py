@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional as F
 
 from spider_bundle.cases.transforms import LoadHeadCased
+from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
 from spider_bundle.evaluation.methods import Item, Reconstruction, sample_volume
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import Label
-from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE
 from spider_bundle.simulation import (
     AcquisitionRanges,
     NormaliseRadiographsd,

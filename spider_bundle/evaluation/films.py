@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from spider_bundle.cases.case import HeadCase
+from spider_bundle.dicom.evidence import NOMINAL_PRIMARY, rotation_from_nominal
+from spider_bundle.dicom.write import SyntheticIdentity, reorient, write_dx
 from spider_bundle.evaluation.metrics import score_case
 from spider_bundle.geometry import Grid, ViewPosition, isocentric_view
 from spider_bundle.intensity import attenuation
 from spider_bundle.projection import project_volume
-from spider_bundle.radiographs.evidence import NOMINAL_PRIMARY, rotation_from_nominal
-from spider_bundle.radiographs.write import SyntheticIdentity, reorient, write_dx
 from spider_bundle.simulation import case_rng
 
 _KINDS: tuple[dict[str, Any], ...] = (

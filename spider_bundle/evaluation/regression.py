@@ -9,12 +9,12 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
 from spider_bundle.evaluation.examples import Entry, Simulator, common_grid, resampled
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import denormalise_hu, normalise_hu
 from spider_bundle.labels import Label
-from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE
 
 FloatArray = npt.NDArray[np.float64]
 

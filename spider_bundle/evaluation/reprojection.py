@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from spider_bundle.dicom.image import normalise_radiograph
 from spider_bundle.evaluation.methods import Item, Reconstruction
 from spider_bundle.intensity import attenuation
 from spider_bundle.projection import project_volume
-from spider_bundle.radiographs.image import normalise_radiograph
 
 
 def reprojection_rmse(reconstruction: Reconstruction, item: Item, stride: int = 2) -> float:

@@ -15,9 +15,9 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
 
+from spider_bundle.dicom.errors import RadiographError
 from spider_bundle.outputs.study import CT_FILE
 from spider_bundle.outputs.transforms import WriteStudyd
-from spider_bundle.radiographs.errors import RadiographError
 
 CONTENTS = ("label", "ct", "all")
 """What the answer's file can be: the label map, the CT, or a zip of the whole study folder."""

@@ -27,12 +27,12 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle import __version__
+from spider_bundle.dicom.identity import SourceIdentity
+from spider_bundle.dicom.lossy import LossyCompression
+from spider_bundle.dicom.write import save_dataset
 from spider_bundle.geometry import FloatArray, Grid
 from spider_bundle.outputs.nifti import stored_hu
 from spider_bundle.outputs.preview import DISPLAY_WINDOW
-from spider_bundle.radiographs.identity import SourceIdentity
-from spider_bundle.radiographs.lossy import LossyCompression
-from spider_bundle.radiographs.write import save_dataset
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 

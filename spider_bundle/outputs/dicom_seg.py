@@ -22,6 +22,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle import __version__
+from spider_bundle.dicom.header import quiet
+from spider_bundle.dicom.write import save_dataset
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
@@ -37,8 +39,6 @@ from spider_bundle.outputs.dicom_ct import (
     encoded,
 )
 from spider_bundle.outputs.extras import require_extra
-from spider_bundle.radiographs.header import quiet
-from spider_bundle.radiographs.write import save_dataset
 
 
 @dataclass(frozen=True)

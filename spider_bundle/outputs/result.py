@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spider_bundle.dicom.identity import SourceIdentity
+from spider_bundle.dicom.lossy import LossyCompression
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import attenuation
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.dicom_ct import DicomIdentity
 from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts, build_report
 from spider_bundle.projection import project_volume
-from spider_bundle.radiographs.identity import SourceIdentity
-from spider_bundle.radiographs.lossy import LossyCompression
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,7 @@ def study_result(
     """Collect a study's result from the item that went through the transforms.
 
     Args:
-        item: As :class:`~spider_bundle.radiographs.transforms.BiplanarRadiographsd` and
+        item: As :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd` and
             :class:`~spider_bundle.outputs.transforms.CTAndLabelsd` leave it.
         device: Device of the network.
         weights_sha256: Hash of the weights file; None for untrained weights.

@@ -42,11 +42,11 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from spider_bundle.batch.audit import AuditLog
+from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES, Header, quiet
+from spider_bundle.dicom.pair import PUBLIC_KEY, study_key
 from spider_bundle.files import atomic_path, sync
 from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
 from spider_bundle.pacs.peer import checked_title
-from spider_bundle.radiographs.header import SECONDARY_CAPTURE, SOP_CLASSES, Header, quiet
-from spider_bundle.radiographs.pair import PUBLIC_KEY, study_key
 
 LISTEN_FOLDER = ".listen"
 """Folder in the spool with the lock and, if no other place is named, the audit log."""
@@ -143,7 +143,7 @@ def accepted_transfer_syntaxes() -> list[str]:
 
 
 def accepted_sop_classes(allow_secondary_capture: bool = False) -> list[str]:
-    """UIDs of the SOP classes that :mod:`spider_bundle.radiographs.read` takes."""
+    """UIDs of the SOP classes that :mod:`spider_bundle.dicom.read` takes."""
     return [
         uid
         for uid, kind in SOP_CLASSES.items()

@@ -19,11 +19,11 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from spider_bundle.batch.jsonlines import append_line
+from spider_bundle.dicom.header import quiet
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.report import REPORT_FILE
 from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
 from spider_bundle.pacs.peer import Peer, checked_title
-from spider_bundle.radiographs.header import quiet
 
 SENT_FILE = "sent.jsonl"
 """Record of what was sent, in the folder of results."""

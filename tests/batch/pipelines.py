@@ -15,8 +15,8 @@ from typing import Any
 
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.worker import WorkerSettings
+from spider_bundle.dicom.errors import Code, RadiographError, finding
 from spider_bundle.files import file_sha256
-from spider_bundle.radiographs.errors import Code, RadiographError, finding
 
 RESULT = "ct.nii.gz"
 

@@ -13,8 +13,8 @@ from spider_bundle.batch import examine
 from spider_bundle.batch.archives import ArchiveLimits
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Refusal, refused_file
-from spider_bundle.radiographs.errors import RadiographError
-from spider_bundle.radiographs.read import read_radiograph
+from spider_bundle.dicom.errors import RadiographError
+from spider_bundle.dicom.read import read_radiograph
 
 WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""

@@ -20,8 +20,8 @@ from spider_bundle.batch import intake
 from spider_bundle.batch.child import CallError, Child
 from spider_bundle.batch.intake import Found, Intake
 from spider_bundle.batch.medium import file_ids, referenced_files
-from spider_bundle.radiographs.pair import study_key
-from spider_bundle.radiographs.write import SyntheticIdentity
+from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.write import SyntheticIdentity
 from tests.batch import readers
 
 Spool = Callable[..., Path]

@@ -16,7 +16,7 @@ from spider_bundle.batch.options import BatchOptions, profile_of, worker_setting
 from spider_bundle.batch.profile import Profile, Rule
 from spider_bundle.batch.runner import plan_batch, run_batch
 from spider_bundle.batch.worker import InferencePipeline
-from spider_bundle.radiographs.overrides import PairOverrides
+from spider_bundle.dicom.overrides import PairOverrides
 from tests.batch.pipelines import StandIn
 
 Spool = Callable[..., Path]

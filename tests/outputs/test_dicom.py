@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pydicom
 import pytest
 
+from spider_bundle.dicom.identity import SourceIdentity
 from spider_bundle.geometry import LPS_TO_RAS, Grid, rotation_about
 from spider_bundle.labels import LABEL_NAMES, Label
 from spider_bundle.outputs.dicom_ct import (
@@ -26,7 +27,6 @@ from spider_bundle.outputs.dicom_ct import (
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES, write_segmentation
 from spider_bundle.outputs.extras import EXTRAS, MissingExtraError, require_extra
 from spider_bundle.outputs.nifti import write_ct, write_labels
-from spider_bundle.radiographs.identity import SourceIdentity
 from tests.outputs.programs import conformance_errors, running_orthanc
 
 highdicom = pytest.importorskip("highdicom")

@@ -12,11 +12,11 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.lossy import LossyCompression, read_lossy_compression
+from spider_bundle.dicom.write import save_dataset
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.dicom_ct import DicomIdentity, write_ct_series
 from spider_bundle.outputs.dicom_seg import write_segmentation
-from spider_bundle.radiographs.lossy import LossyCompression, read_lossy_compression
-from spider_bundle.radiographs.write import save_dataset
 from tests.outputs.programs import conformance_errors
 
 JPEG_BASELINE = "1.2.840.10008.1.2.4.50"

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.write import save_dataset
 from spider_bundle.outputs import extras, transforms
-from spider_bundle.radiographs.write import save_dataset
 
 pytest.importorskip("highdicom")
 pytest.importorskip("skimage")

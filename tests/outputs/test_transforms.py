@@ -15,13 +15,13 @@ from monai.transforms import LoadImage
 from torch import nn
 
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.geometry import project_points
 from spider_bundle.inferers import VolumeInferer
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
 from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd, _most_likely
 from spider_bundle.phantom import HeadPhantom, ellipsoid
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd
 
 MARKER = np.array([33.0, -27.0, 45.0])  # LPS mm
 

@@ -33,6 +33,9 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from spider_bundle.batch.intake import Intake
+from spider_bundle.dicom.header import SOP_CLASSES
+from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.read import read_radiograph
 from spider_bundle.pacs import listen as listen_module
 from spider_bundle.pacs.codes import PacsError
 from spider_bundle.pacs.listen import (
@@ -41,9 +44,6 @@ from spider_bundle.pacs.listen import (
     accepted_sop_classes,
     accepted_transfer_syntaxes,
 )
-from spider_bundle.radiographs.header import SOP_CLASSES
-from spider_bundle.radiographs.pair import study_key
-from spider_bundle.radiographs.read import read_radiograph
 from tests.pacs.conftest import (
     KEY,
     PLANTED,

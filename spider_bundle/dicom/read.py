@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spider_bundle.geometry import View, ViewPosition
-from spider_bundle.radiographs.errors import Code, Finding, RadiographError, Severity, finding
-from spider_bundle.radiographs.evidence import (
+from spider_bundle.dicom.errors import Code, Finding, RadiographError, Severity, finding
+from spider_bundle.dicom.evidence import (
     OVERRIDE,
     Sourced,
     acquisition_findings,
     geometry_evidence,
     view_evidence,
 )
-from spider_bundle.radiographs.exposure import Image, Mask, border_findings, expose
-from spider_bundle.radiographs.header import (
+from spider_bundle.dicom.exposure import Image, Mask, border_findings, expose
+from spider_bundle.dicom.header import (
     SECONDARY_CAPTURE,
     Header,
     Identifiers,
     open_dataset,
 )
-from spider_bundle.radiographs.overrides import Overrides
+from spider_bundle.dicom.overrides import Overrides
+from spider_bundle.geometry import View, ViewPosition
 
 
 @dataclass(frozen=True)

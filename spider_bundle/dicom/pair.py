@@ -11,9 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from spider_bundle.files import files_below
-from spider_bundle.geometry import View, ViewPosition, angle_between
-from spider_bundle.radiographs.errors import (
+from spider_bundle.dicom.errors import (
     CODES,
     Code,
     Finding,
@@ -21,19 +19,21 @@ from spider_bundle.radiographs.errors import (
     Severity,
     finding,
 )
-from spider_bundle.radiographs.evidence import (
+from spider_bundle.dicom.evidence import (
     acquisition_findings,
     geometry_evidence,
     view_evidence,
 )
-from spider_bundle.radiographs.header import (
+from spider_bundle.dicom.header import (
     SECONDARY_CAPTURE,
     Header,
     Identifiers,
     open_dataset,
 )
-from spider_bundle.radiographs.overrides import Overrides, PairOverrides
-from spider_bundle.radiographs.read import Radiograph, open_header, read_radiograph
+from spider_bundle.dicom.overrides import Overrides, PairOverrides
+from spider_bundle.dicom.read import Radiograph, open_header, read_radiograph
+from spider_bundle.files import files_below
+from spider_bundle.geometry import View, ViewPosition, angle_between
 
 #: Key of study keys unless a site sets its own. It is public: with it a key is a pseudonym that
 #: anybody who knows the UID can compute, not a secret.

@@ -12,12 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 
+from spider_bundle.dicom.errors import Code, RadiographError, Severity
+from spider_bundle.dicom.overrides import Overrides, PairOverrides
+from spider_bundle.dicom.pair import PUBLIC_KEY, find_studies, read_pair, study_key
+from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.geometry import ViewPosition, positioner_rotation
-from spider_bundle.radiographs.errors import Code, RadiographError, Severity
-from spider_bundle.radiographs.overrides import Overrides, PairOverrides
-from spider_bundle.radiographs.pair import PUBLIC_KEY, find_studies, read_pair, study_key
-from spider_bundle.radiographs.read import read_radiograph
-from spider_bundle.radiographs.write import SyntheticIdentity
 
 from .conftest import Writer, make_view
 

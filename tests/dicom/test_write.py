@@ -10,8 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from spider_bundle.geometry import ViewPosition, rotation_about
-from spider_bundle.radiographs.write import (
+from spider_bundle.dicom.write import (
     DIRECT_EXPOSURE,
     SyntheticIdentity,
     log_scale,
@@ -19,6 +18,7 @@ from spider_bundle.radiographs.write import (
     stored_values,
     write_dx,
 )
+from spider_bundle.geometry import ViewPosition, rotation_about
 
 from .conftest import Writer, make_view
 

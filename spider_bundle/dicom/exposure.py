@@ -19,9 +19,8 @@ import numpy.typing as npt
 import pydicom
 from pydicom.uid import UID
 
-from spider_bundle.geometry import View, orientation_vector
-from spider_bundle.radiographs.codestream import check_codestream
-from spider_bundle.radiographs.errors import (
+from spider_bundle.dicom.codestream import check_codestream
+from spider_bundle.dicom.errors import (
     CODES,
     Code,
     Finding,
@@ -29,9 +28,10 @@ from spider_bundle.radiographs.errors import (
     Severity,
     finding,
 )
-from spider_bundle.radiographs.evidence import OVERRIDE, Sourced
-from spider_bundle.radiographs.header import Header, quiet, transfer_syntax
-from spider_bundle.radiographs.overrides import Overrides
+from spider_bundle.dicom.evidence import OVERRIDE, Sourced
+from spider_bundle.dicom.header import Header, quiet, transfer_syntax
+from spider_bundle.dicom.overrides import Overrides
+from spider_bundle.geometry import View, orientation_vector
 
 LINE_INTEGRAL = "line integral"
 TONE = "tone"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.errors import Code, RadiographError
+from spider_bundle.dicom.transforms import BiplanarRadiographsd, single_study
 from spider_bundle.geometry import ViewPosition, isocentric_view, project_points
 from spider_bundle.phantom import HeadPhantom
-from spider_bundle.radiographs.errors import Code, RadiographError
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd, single_study
 
 MARKER = np.array([31.0, -24.0, 47.0])  # LPS mm: left, anterior, superior
 

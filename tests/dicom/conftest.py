@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 
+from spider_bundle.dicom.write import SyntheticIdentity, reorient, write_cr, write_dx
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
-from spider_bundle.radiographs.write import SyntheticIdentity, reorient, write_cr, write_dx
 
 SOD, SDD, PITCH, SHAPE = 1000.0, 1200.0, 1.8, (200, 180)
 #: Centre (LPS mm), semi-axes (mm) and attenuation (1/mm): shell, brain, and a dense marker away

@@ -13,19 +13,19 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from spider_bundle.geometry import Grid
-from spider_bundle.radiographs.errors import Code, RadiographError, finding, finding_facts
-from spider_bundle.radiographs.identity import read_source_identity
-from spider_bundle.radiographs.image import PIXEL_SIZE, SIZE, network_input
-from spider_bundle.radiographs.lossy import read_lossy_compression
-from spider_bundle.radiographs.overrides import PairOverrides
-from spider_bundle.radiographs.pair import (
+from spider_bundle.dicom.errors import Code, RadiographError, finding, finding_facts
+from spider_bundle.dicom.identity import read_source_identity
+from spider_bundle.dicom.image import PIXEL_SIZE, SIZE, network_input
+from spider_bundle.dicom.lossy import read_lossy_compression
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import (
     PUBLIC_KEY,
     Study,
     find_studies,
     read_pair,
 )
-from spider_bundle.radiographs.read import Radiograph
+from spider_bundle.dicom.read import Radiograph
+from spider_bundle.geometry import Grid
 
 _UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "positioner_angles": "deg"}
 

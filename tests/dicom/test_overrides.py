@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from spider_bundle.dicom.overrides import ROLES, Overrides, PairOverrides, merge_overrides
 from spider_bundle.geometry import ViewPosition
-from spider_bundle.radiographs.overrides import ROLES, Overrides, PairOverrides, merge_overrides
 
 
 def test_common_values_go_to_both_and_own_ones_win() -> None:

@@ -13,6 +13,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from spider_bundle.dicom.evidence import rotation_from_nominal
+from spider_bundle.dicom.header import DX_FOR_PROCESSING
 from spider_bundle.geometry import (
     View,
     ViewPosition,
@@ -20,8 +22,6 @@ from spider_bundle.geometry import (
     isocentric_view,
     orientation_vector,
 )
-from spider_bundle.radiographs.evidence import rotation_from_nominal
-from spider_bundle.radiographs.header import DX_FOR_PROCESSING
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"

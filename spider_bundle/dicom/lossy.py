@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.radiographs.header import Header, open_dataset, transfer_syntax
+from spider_bundle.dicom.header import Header, open_dataset, transfer_syntax
 
 _METHODS = frozenset(
     {

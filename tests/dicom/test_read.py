@@ -10,12 +10,12 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
+from spider_bundle.dicom.errors import Code, RadiographError, Severity
+from spider_bundle.dicom.exposure import _line_percentiles
+from spider_bundle.dicom.overrides import Overrides
+from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.dicom.write import log_scale
 from spider_bundle.geometry import ViewPosition, positioner_rotation
-from spider_bundle.radiographs.errors import Code, RadiographError, Severity
-from spider_bundle.radiographs.exposure import _line_percentiles
-from spider_bundle.radiographs.overrides import Overrides
-from spider_bundle.radiographs.read import read_radiograph
-from spider_bundle.radiographs.write import log_scale
 
 from .conftest import MARKER, SDD, SOD, Writer, line_integrals, make_view
 
@@ -405,7 +405,7 @@ def test_e16_absurd_size_is_refused_before_decoding(
     def decode(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("spider_bundle.radiographs.exposure._decode", decode)
+    monkeypatch.setattr("spider_bundle.dicom.exposure._decode", decode)
     assert errors(write(Rows=60000, Columns=60000)) == {"E16"}
     assert errors(write(NumberOfFrames=2**31 - 1)) == {"E16"}
 

@@ -8,13 +8,13 @@ import pydicom
 import pytest
 
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.radiographs.identity import (
+from spider_bundle.dicom.identity import (
     KEPT_ATTRIBUTES,
     SourceIdentity,
     read_source_identity,
 )
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd
-from spider_bundle.radiographs.write import save_dataset
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.dicom.write import save_dataset
 
 
 @pytest.fixture(scope="module")

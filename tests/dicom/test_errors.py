@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spider_bundle.radiographs.errors import CODES, Code, RadiographError, Severity, finding
+from spider_bundle.dicom.errors import CODES, Code, RadiographError, Severity, finding
 
 WARNINGS = {"E07", "E13", "E15", "E17", "E18", "E20", "E21", "E22"}
 

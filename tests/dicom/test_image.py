@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.geometry import View
-from spider_bundle.radiographs.image import (
+from spider_bundle.dicom.image import (
     network_input,
     normalise_radiograph,
     resample_radiograph,
 )
-from spider_bundle.radiographs.pair import read_pair
+from spider_bundle.dicom.pair import read_pair
+from spider_bundle.geometry import View
 
 from .conftest import MARKER, Writer, make_view
 

@@ -11,9 +11,9 @@ import pydicom
 import pytest
 
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.dataset import StudyDataset
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.outputs.refusals import write_refusals
-from spider_bundle.radiographs.dataset import StudyDataset
-from spider_bundle.radiographs.transforms import BiplanarRadiographsd
 
 
 @pytest.fixture

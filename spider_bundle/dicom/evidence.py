@@ -13,6 +13,9 @@ from typing import TypedDict
 
 import numpy as np
 
+from spider_bundle.dicom.errors import CODES, Code, Finding, Severity, finding
+from spider_bundle.dicom.header import Header
+from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.geometry import (
     FloatArray,
     View,
@@ -22,9 +25,6 @@ from spider_bundle.geometry import (
     orientation_vector,
     positioner_rotation,
 )
-from spider_bundle.radiographs.errors import CODES, Code, Finding, Severity, finding
-from spider_bundle.radiographs.header import Header
-from spider_bundle.radiographs.overrides import Overrides
 
 OVERRIDE = "override"
 

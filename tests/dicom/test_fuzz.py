@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-from spider_bundle.radiographs import exposure, header
-from spider_bundle.radiographs.errors import Code, RadiographError
-from spider_bundle.radiographs.header import Header, open_dataset
-from spider_bundle.radiographs.identity import read_source_identity
-from spider_bundle.radiographs.overrides import Overrides
-from spider_bundle.radiographs.pair import find_studies, study_key
-from spider_bundle.radiographs.read import Radiograph, read_radiograph
+from spider_bundle.dicom import exposure, header
+from spider_bundle.dicom.errors import Code, RadiographError
+from spider_bundle.dicom.header import Header, open_dataset
+from spider_bundle.dicom.identity import read_source_identity
+from spider_bundle.dicom.overrides import Overrides
+from spider_bundle.dicom.pair import find_studies, study_key
+from spider_bundle.dicom.read import Radiograph, read_radiograph
 
 from .conftest import Writer
 

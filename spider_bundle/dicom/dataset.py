@@ -10,7 +10,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.radiographs.errors import (
+from spider_bundle.dicom.errors import (
     CODES,
     Code,
     Finding,
@@ -18,7 +18,7 @@ from spider_bundle.radiographs.errors import (
     finding,
     finding_facts,
 )
-from spider_bundle.radiographs.pair import PUBLIC_KEY, Study, find_studies
+from spider_bundle.dicom.pair import PUBLIC_KEY, Study, find_studies
 
 _log = logging.getLogger(__name__)
 

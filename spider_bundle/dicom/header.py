@@ -22,7 +22,7 @@ import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import read_file_meta_info
 
-from spider_bundle.radiographs.errors import CODES, Code, RadiographError, finding
+from spider_bundle.dicom.errors import CODES, Code, RadiographError, finding
 
 SECONDARY_CAPTURE = "SC"
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydicom.valuerep import PersonName
 
-from spider_bundle.radiographs.header import Header, open_dataset
+from spider_bundle.dicom.header import Header, open_dataset
 
 PATIENT_SEX = ("M", "F", "O")
 
