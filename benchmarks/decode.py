@@ -109,7 +109,7 @@ def print_header(options: argparse.Namespace, result: dict[str, Any]) -> None:
     print(
         f"torch {result['torch']}, Python {platform.python_version()}, {platform.system()}; "
         f"{result['threads']} threads, best of {options.repeats}; "
-        f"bfloat16 in hardware: {'yes' if result['has_bfloat16'] else 'no'}"
+        f"AMX or a GPU with bfloat16: {'yes' if result['has_fast_bfloat16'] else 'no'}"
     )
     print(
         f"points at a time: plain {options.plain_chunk}, folded at most {options.chunk} "
@@ -169,7 +169,7 @@ def measure(
 
     from spider_bundle.geometry import Grid
     from spider_bundle.networks import SPIDER
-    from spider_bundle.precision import autocast, has_bfloat16
+    from spider_bundle.precision import autocast, has_fast_bfloat16
 
     if threads:
         torch.set_num_threads(threads)
@@ -217,7 +217,7 @@ def measure(
         "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "has_bfloat16": has_bfloat16(device),
+        "has_fast_bfloat16": has_fast_bfloat16(device),
     }
 
 

@@ -8,7 +8,7 @@ import torch
 from spider_bundle import precision
 from spider_bundle.geometry import project_points
 from spider_bundle.networks.biplanar import nominal_projection
-from spider_bundle.precision import autocast, has_bfloat16
+from spider_bundle.precision import autocast, has_fast_bfloat16
 
 
 def product_type(setting: str) -> torch.dtype:
@@ -23,20 +23,21 @@ def test_named_precisions() -> None:
 
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_follows_the_hardware(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "has_bfloat16", lambda _: native)
+    monkeypatch.setattr(precision, "has_fast_bfloat16", lambda _: native)
     assert product_type("auto") == (torch.bfloat16 if native else torch.float32)
 
 
-@pytest.mark.parametrize("flag", [True, False])
-def test_cpu_is_asked_for_bfloat16_products(flag: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": flag})
-    assert has_bfloat16("cpu") is flag
+@pytest.mark.parametrize("amx", [True, False])
+def test_cpu_needs_matrix_units_for_bfloat16(amx: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    capabilities = {"avx512_bf16": True, "amx_bf16": amx}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert has_fast_bfloat16("cpu") is amx
 
 
 def test_no_bfloat16_without_the_device() -> None:
-    assert not has_bfloat16("mps")
+    assert not has_fast_bfloat16("mps")
     if not torch.cuda.is_available():
-        assert not has_bfloat16("cuda")
+        assert not has_fast_bfloat16("cuda")
 
 
 def test_unknown_precision_is_refused() -> None:
