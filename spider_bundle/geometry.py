@@ -1,4 +1,4 @@
-"""Views, projection matrices and output grids: the only room that knows trigonometry.
+"""Views, their projection matrices, and output grids.
 
 Everything is in patient LPS millimetres with the isocentre of the examination as the origin. A
 radiograph is described by a :class:`View`; its 3x4 matrix maps homogeneous LPS points to (column,
@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-FloatArray = npt.NDArray[np.float64]
-
-LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
+from spider_bundle.grid import LPS_TO_RAS as LPS_TO_RAS
+from spider_bundle.grid import FloatArray as FloatArray
+from spider_bundle.grid import Grid as Grid
 
 _LETTERS = {
     "L": (1.0, 0.0, 0.0),
@@ -59,7 +59,7 @@ class ViewPosition(StrEnum):
 
 
 def orientation_vector(letters: str) -> FloatArray:
-    """Unit LPS vector of a PatientOrientation value (DICOM C.7.6.1.1.1).
+    """Return the unit LPS vector of a PatientOrientation value (DICOM C.7.6.1.1.1).
 
     Args:
         letters: One letter of ``LRPAHF``, or several for an oblique direction; only the first,
@@ -77,7 +77,7 @@ def orientation_vector(letters: str) -> FloatArray:
 
 
 def beam_agreement(orientation: Sequence[str], view: ViewPosition) -> int:
-    """How PatientOrientation agrees with the beam of a view.
+    """Compare PatientOrientation with the beam of a view.
 
     Args:
         orientation: Directions of increasing column and of increasing row, as in
@@ -93,7 +93,7 @@ def beam_agreement(orientation: Sequence[str], view: ViewPosition) -> int:
 
 
 def rotation_about(axis: int, degrees: float) -> FloatArray:
-    """Right-handed rotation about a coordinate axis.
+    """Return the right-handed rotation about a coordinate axis.
 
     Args:
         axis: 0, 1 or 2 for x, y or z.
@@ -111,7 +111,7 @@ def rotation_about(axis: int, degrees: float) -> FloatArray:
 
 
 def positioner_rotation(primary: float, secondary: float = 0.0) -> FloatArray:
-    """Rotation of the beam of an XA positioner away from its zero position.
+    """Return the rotation of the beam of an XA positioner away from its zero position.
 
     At zero the patient faces the detector (beam PA). Positive primary angles turn the detector
     towards the patient's left, positive secondary angles towards the head (DICOM C.8.7.5.1.2).
@@ -211,7 +211,7 @@ class View:
         return pixels
 
     def pixel_position(self, pixels: npt.ArrayLike) -> FloatArray:
-        """Positions on the detector of (column, row) pixel coordinates.
+        """Return positions on the detector of (column, row) pixel coordinates.
 
         Args:
             pixels: Pixel coordinates, shape ``(..., 2)``.
@@ -230,7 +230,7 @@ class View:
     def resampled(
         self, spacing: tuple[float, float], shape: tuple[int, int], centre_pixel: npt.ArrayLike
     ) -> View:
-        """The same radiograph on another pixel grid of the same detector plane.
+        """Return the view of the same radiograph on another pixel grid of the same detector plane.
 
         Args:
             spacing: New pitch at the detector in mm, ``(between rows, between columns)``.
@@ -240,12 +240,12 @@ class View:
         return replace(self, centre=self.pixel_position(centre_pixel), spacing=spacing, shape=shape)
 
     def cropped(self, top: int, left: int, shape: tuple[int, int]) -> View:
-        """The view of ``image[top:top + rows, left:left + columns]``."""
+        """Return the view of ``image[top:top + rows, left:left + columns]``."""
         middle = (left + (shape[1] - 1) / 2, top + (shape[0] - 1) / 2)
         return self.resampled(self.spacing, shape, middle)
 
     def flipped(self, columns: bool = False, rows: bool = False) -> View:
-        """The view of an image mirrored along its columns axis, its rows axis or both."""
+        """Return the view of an image mirrored along its columns axis, its rows axis or both."""
         return replace(
             self,
             column_vector=-self.column_vector if columns else self.column_vector,
@@ -253,7 +253,7 @@ class View:
         )
 
     def transposed(self) -> View:
-        """The view of the transposed image."""
+        """Return the view of the transposed image."""
         return replace(
             self,
             column_vector=self.row_vector,
@@ -263,7 +263,7 @@ class View:
         )
 
     def canonical(self, pixel_size: float, size: int, view: ViewPosition) -> View:
-        """The square view in which the network sees this radiograph.
+        """Return the square view in which the network sees this radiograph.
 
         It is centred on the projected isocentre, oriented by
         :attr:`ViewPosition.canonical_orientation` (row 0 most superior), with square pixels.
@@ -297,7 +297,7 @@ def isocentric_view(
     offset: tuple[float, float] = (0.0, 0.0),
     principal_point: tuple[float, float] | None = None,
 ) -> View:
-    """View whose central ray passes through, or a known offset beside, the isocentre.
+    """Return the view whose central ray passes through, or a known offset beside, the isocentre.
 
     Args:
         view: Nominal direction of the beam.
@@ -340,12 +340,12 @@ def isocentric_view(
 
 
 def angle_between(first: View, second: View) -> float:
-    """Angle between the beams of two views in degrees, 0 to 180."""
+    """Return the angle between the beams of two views in degrees, 0 to 180."""
     return math.degrees(math.acos(float(np.clip(first.beam @ second.beam, -1.0, 1.0))))
 
 
 def resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
-    """Pixel transform of resizing an image edge to edge.
+    """Return the pixel transform of resizing an image edge to edge.
 
     Multiply a projection matrix from the left by it to get the matrix of the resized image.
 
@@ -358,75 +358,6 @@ def resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
     """
     row, column = new[0] / old[0], new[1] / old[1]
     return np.array([[column, 0.0, (column - 1) / 2], [0.0, row, (row - 1) / 2], [0.0, 0.0, 1.0]])
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A regular voxel grid whose tensors index (x, y, z) like arrays of a RAS NIfTI.
-
-    Attributes:
-        shape: Number of voxels ``(X, Y, Z)``.
-        affine: Voxel index to LPS mm, shape ``(4, 4)``.
-    """
-
-    shape: tuple[int, int, int]
-    affine: FloatArray
-
-    @classmethod
-    def centred(
-        cls, spacing: float | Sequence[float] = 2.0, shape: int | Sequence[int] = 128
-    ) -> Grid:
-        """Axis-aligned RAS grid whose index ``(n - 1) / 2`` is the isocentre.
-
-        Args:
-            spacing: Voxel size in mm, one value or ``(x, y, z)``.
-            shape: Number of voxels, one value or ``(X, Y, Z)``.
-
-        Raises:
-            ValueError: A spacing or a number of voxels is not positive.
-        """
-        step = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3)
-        counts = np.broadcast_to(np.asarray(shape), 3).astype(int)
-        if (step <= 0).any() or (counts <= 0).any():
-            raise ValueError(f"spacing and shape must be positive, got {spacing} and {shape}")
-        ras = np.diag([*step, 1.0])
-        ras[:3, 3] = -step * (counts - 1) / 2
-        return cls((int(counts[0]), int(counts[1]), int(counts[2])), LPS_TO_RAS @ ras)
-
-    @classmethod
-    def from_ras(cls, affine: npt.ArrayLike, shape: Sequence[int]) -> Grid:
-        """Grid of a NIfTI image, from its RAS affine ``(4, 4)`` and shape."""
-        x, y, z = (int(n) for n in shape)
-        return cls((x, y, z), LPS_TO_RAS @ np.asarray(affine, dtype=np.float64))
-
-    @property
-    def ras_affine(self) -> FloatArray:
-        """Voxel index to RAS mm, as NIfTI wants it. Shape ``(4, 4)``."""
-        return LPS_TO_RAS @ self.affine
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size along the three axes, mm."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
-
-    def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """LPS coordinates along each axis of an axis-aligned grid: ``(X,)``, ``(Y,)``, ``(Z,)``.
-
-        Raises:
-            ValueError: The grid is rotated against the patient axes.
-        """
-        linear = self.affine[:3, :3]
-        if not np.allclose(linear, np.diag(np.diag(linear))):
-            raise ValueError("the grid is not aligned with the patient axes")
-        x, y, z = (self.affine[i, 3] + linear[i, i] * np.arange(self.shape[i]) for i in range(3))
-        return x, y, z
-
-    def points(self) -> FloatArray:
-        """LPS mm of all voxel centres, shape ``(X, Y, Z, 3)``."""
-        index = np.stack(np.meshgrid(*(np.arange(n) for n in self.shape), indexing="ij"), axis=-1)
-        points: FloatArray = index @ self.affine[:3, :3].T + self.affine[:3, 3]
-        return points
 
 
 def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -447,7 +378,7 @@ def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tens
 
 
 def dehomogenise(homogeneous: torch.Tensor, dim: int) -> torch.Tensor:
-    """Pixel coordinates from homogeneous ones.
+    """Return pixel coordinates from homogeneous ones.
 
     Args:
         homogeneous: Homogeneous (column, row) pixels, of size 3 along ``dim``.
@@ -463,7 +394,7 @@ def dehomogenise(homogeneous: torch.Tensor, dim: int) -> torch.Tensor:
 
 
 def rays(projection: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Source and direction of the rays through pixels.
+    """Return source and direction of the rays through pixels.
 
     Args:
         projection: Projection matrices, shape ``(..., 3, 4)``.

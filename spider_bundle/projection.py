@@ -24,7 +24,7 @@ def project_volume(
     projection: torch.Tensor,
     shape: tuple[int, int],
 ) -> torch.Tensor:
-    """Line integrals of attenuation along the rays from the source to every pixel.
+    """Return line integrals of attenuation along the rays from the source to every pixel.
 
     The source and the detector must lie outside the volume; attenuation outside it is zero.
 
@@ -62,7 +62,7 @@ def project_volume(
 def _project_view(
     volume: torch.Tensor, affine: torch.Tensor, source: torch.Tensor, direction: torch.Tensor
 ) -> torch.Tensor:
-    """One volume ``(X, Y, Z)``, one source ``(3,)``, rays ``(P, 3)`` in index units: ``(P,)``."""
+    """Project one volume ``(X, Y, Z)``: source ``(3,)``, rays ``(P, 3)`` in index units."""
     axis = int(direction.detach().abs().median(dim=0).values.argmax())
     others = [i for i in range(3) if i != axis]
     planes = volume.permute(axis, *others)
