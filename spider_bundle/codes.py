@@ -1,50 +1,509 @@
-"""What a stable code is, and errors that carry one; the tables are where the codes are raised.
+"""The stable codes of everything that can go wrong, and what each means.
 
-Conditions, actions and messages are shown to operators. They never hold a name, an identifier, a
-date, a path or a UID.
+Conditions and actions are shown to operators and written to reports. They never hold a name, an
+identifier, a date, a path or a UID.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, ClassVar
+
+
+class Severity(StrEnum):
+    """Severity of a finding: an error stops the study, a warning does not."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+class Code(StrEnum):
+    """All codes; see :data:`CODES` for what each means."""
+
+    # radiographs
+    NOT_A_RADIOGRAPH = "E01"
+    UNDECODABLE_PIXEL_DATA = "E02"
+    NOT_MONOCHROME = "E03"
+    MULTIFRAME_OR_SUBTRACTED = "E04"
+    DIFFERENT_STUDIES = "E05"
+    NOT_A_PAIR = "E06"
+    TIME_GAP = "E07"
+    UNKNOWN_OR_OBLIQUE_VIEW = "E08"
+    CONTRADICTORY_ORIENTATION = "E09"
+    MISSING_ORIENTATION = "E10"
+    INVALID_SDD = "E11"
+    INVALID_PIXEL_PITCH = "E12"
+    PIXEL_SPACING_MISMATCH = "E13"
+    MISSING_SOD = "E14"
+    UNKNOWN_INTENSITY_RELATIONSHIP = "E15"
+    INVALID_PIXEL_VALUES = "E16"
+    BURNED_IN_TEXT = "E17"
+    FIELD_CUTS_HEAD = "E18"
+    VIEWS_NOT_ORTHOGONAL = "E19"
+    FIELD_OF_VIEW_TRANSFORMED = "E20"
+    BODY_PART_NOT_HEAD = "E21"
+    LOSSY_COMPRESSION = "E22"
+    CONTRADICTORY_LATERALITY = "E23"
+    WRONG_POLARITY = "E24"
+    # input files and archives
+    ARCHIVE_UNREADABLE = "A01"
+    ARCHIVE_EXCEEDS_LIMITS = "A02"
+    DICOMDIR_UNREADABLE = "A03"
+    FILE_NOT_EXAMINED = "A04"
+    INPUT_UNREADABLE = "A05"
+    NO_SPACE_TO_UNPACK = "A06"
+    # the site's key
+    INVALID_KEY_FILE = "K01"
+    # runs
+    WRITE_FAILED = "R01"
+    RUN_FAILED = "R02"
+    MISSING_PACKAGE = "R03"
+    WORKER_DIED = "R04"
+    TIME_LIMIT_EXCEEDED = "R05"
+    NO_DISK_SPACE = "R06"
+    STUDY_FAILED = "R07"
+    OUTPUT_IN_USE = "R08"
+    NODE_LACKS_FOLDERS = "R09"
+    CLUSTER_UNAVAILABLE = "R10"
+    NODE_DIFFERS = "R11"
+    # site profiles
+    INVALID_PROFILE = "S01"
+    # the network between this program and a PACS
+    INVALID_ADDRESS = "N01"
+    PEER_UNREACHABLE = "N02"
+    ASSOCIATION_REJECTED = "N03"
+    SOP_CLASS_REJECTED = "N04"
+    OBJECT_REFUSED = "N05"
+    ASSOCIATION_LOST = "N06"
+    INVALID_RESULT = "N07"
+    CANNOT_LISTEN = "N08"
+    FOLDER_IN_USE = "N09"
+    SPOOL_FULL = "N10"
+    MESSAGE_TOO_LARGE = "N11"
+    INVALID_OBJECT = "N12"
+    SPOOL_WRITE_FAILED = "N13"
+    CALLER_REJECTED = "N14"
+    # CT scans that cannot become head cases
+    NOT_CT = "P01"
+    LOCALISER = "P02"
+    SCAN_UNREADABLE = "P03"
+    INCONSISTENT_SLICES = "P04"
+    GANTRY_TILT = "P05"
+    MISSING_SLICES = "P06"
+    DUPLICATE_SLICES = "P07"
+    SCAN_TOO_SMALL = "P08"
+    VOXELS_TOO_COARSE = "P09"
+    NOT_HU = "P10"
+    NO_HEAD = "P11"
+    QUALITY_CHECK_FAILED = "P12"
+    INVALID_NIFTI = "P13"
+    PREPARATION_FAILED = "P14"
+
+    E01 = "E01"
+    E02 = "E02"
+    E03 = "E03"
+    E04 = "E04"
+    E05 = "E05"
+    E06 = "E06"
+    E07 = "E07"
+    E08 = "E08"
+    E09 = "E09"
+    E10 = "E10"
+    E11 = "E11"
+    E12 = "E12"
+    E13 = "E13"
+    E14 = "E14"
+    E15 = "E15"
+    E16 = "E16"
+    E17 = "E17"
+    E18 = "E18"
+    E19 = "E19"
+    E20 = "E20"
+    E21 = "E21"
+    E22 = "E22"
+    E23 = "E23"
+    E24 = "E24"
+    A01 = "A01"
+    A02 = "A02"
+    A03 = "A03"
+    A04 = "A04"
+    A05 = "A05"
+    A06 = "A06"
+    K01 = "K01"
+    R01 = "R01"
+    R02 = "R02"
+    R03 = "R03"
+    R04 = "R04"
+    R05 = "R05"
+    R06 = "R06"
+    R07 = "R07"
+    R08 = "R08"
+    R09 = "R09"
+    R10 = "R10"
+    R11 = "R11"
+    S01 = "S01"
+    N01 = "N01"
+    N02 = "N02"
+    N03 = "N03"
+    N04 = "N04"
+    N05 = "N05"
+    N06 = "N06"
+    N07 = "N07"
+    N08 = "N08"
+    N09 = "N09"
+    N10 = "N10"
+    N11 = "N11"
+    N12 = "N12"
+    N13 = "N13"
+    N14 = "N14"
+    P01 = "P01"
+    P02 = "P02"
+    P03 = "P03"
+    P04 = "P04"
+    P05 = "P05"
+    P06 = "P06"
+    P07 = "P07"
+    P08 = "P08"
+    P09 = "P09"
+    P10 = "P10"
+    P11 = "P11"
+    P12 = "P12"
+    P13 = "P13"
+    P14 = "P14"
 
 
 @dataclass(frozen=True)
-class CodeInfo:
-    """What a code means.
+class Info:
+    """Meaning of a code.
 
     Attributes:
-        condition: When it is raised.
+        condition: When it is raised; the message where nothing more precise is known.
         action: What the operator can do.
-        limits: Numeric limits by name; the unit ends the name.
+        severity: Default severity.
+        attribute: DICOM keyword of the attribute concerned, if there is one.
     """
 
     condition: str
     action: str
-    limits: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    severity: Severity = Severity.ERROR
+    attribute: str | None = None
 
 
-class CodedError(Exception):
-    """Something that cannot start or go on; the message names no patient's file.
-
-    Attributes:
-        table: What the codes of this kind of error mean.
-        code: What it is.
-        message: What is wrong, without code and action.
-    """
-
-    table: ClassVar[Mapping[Any, CodeInfo]]
-
-    def __init__(self, code: StrEnum, message: str = "") -> None:
-        self.code = code
-        info = self.table[code]
-        self.message = message or info.condition
-        super().__init__(f"{code.value} {self.message}. To do: {info.action}.")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes as what it was made of."""
-        return type(self), (self.code, self.message)
+CODES: Mapping[Code, Info] = MappingProxyType(
+    {
+        # radiographs
+        Code.NOT_A_RADIOGRAPH: Info(
+            "not DICOM, or not a radiograph (CR, DX, XA, XRF, Enhanced XA, Enhanced XRF)",
+            "export the original radiograph; allow secondary captures explicitly if it is one",
+            attribute="SOPClassUID",
+        ),
+        Code.UNDECODABLE_PIXEL_DATA: Info(
+            "pixel data cannot be decoded",
+            "install the named plugin, or export the image again uncompressed",
+            attribute="TransferSyntaxUID",
+        ),
+        Code.NOT_MONOCHROME: Info(
+            "not a single-channel MONOCHROME1 or MONOCHROME2 image",
+            "export the original greyscale image",
+            attribute="PhotometricInterpretation",
+        ),
+        Code.MULTIFRAME_OR_SUBTRACTED: Info(
+            "multi-frame image without a chosen frame, or subtracted image",
+            "choose a frame of an image that is not subtracted",
+            attribute="NumberOfFrames",
+        ),
+        Code.DIFFERENT_STUDIES: Info(
+            "the two radiographs belong to different studies or patients",
+            "give the two radiographs of one examination of one patient",
+            attribute="StudyInstanceUID",
+        ),
+        Code.NOT_A_PAIR: Info(
+            "not exactly one frontal and one lateral radiograph",
+            "name the two files to use, or set the view of a file",
+            attribute="ViewPosition",
+        ),
+        Code.TIME_GAP: Info(
+            "too much time between the two radiographs",
+            "check that the head was in the same pose in both radiographs",
+            severity=Severity.WARNING,
+            attribute="AcquisitionDateTime",
+        ),
+        Code.UNKNOWN_OR_OBLIQUE_VIEW: Info(
+            "the view is unknown, or oblique",
+            "set the view to AP, PA, LL or RL if the radiograph is a plain one",
+            attribute="ViewPosition",
+        ),
+        Code.CONTRADICTORY_ORIENTATION: Info(
+            "the orientation of the image contradicts its view",
+            "look at the image, then set its view or its orientation",
+            attribute="PatientOrientation",
+        ),
+        Code.MISSING_ORIENTATION: Info(
+            "the orientation of the image is not given",
+            "set the orientation: patient directions of increasing column and of increasing row",
+            attribute="PatientOrientation",
+        ),
+        Code.INVALID_SDD: Info(
+            "the distance from source to detector is missing or implausible",
+            "set the distance from source to detector in mm",
+            attribute="DistanceSourceToDetector",
+        ),
+        Code.INVALID_PIXEL_PITCH: Info(
+            "the pixel pitch at the detector is missing or implausible",
+            "set the pixel pitch at the detector in mm",
+            attribute="ImagerPixelSpacing",
+        ),
+        Code.PIXEL_SPACING_MISMATCH: Info(
+            "PixelSpacing differs from ImagerPixelSpacing; the latter is used",
+            "check that ImagerPixelSpacing is the pitch at the detector",
+            severity=Severity.WARNING,
+            attribute="PixelSpacing",
+        ),
+        Code.MISSING_SOD: Info(
+            "the distance from source to isocentre cannot be derived",
+            "set the distance from the source to the middle of the head in mm",
+            attribute="DistanceSourceToPatient",
+        ),
+        Code.UNKNOWN_INTENSITY_RELATIONSHIP: Info(
+            "the relation of pixel values to X-ray intensity is not given; only tones are used",
+            "use the FOR PROCESSING image if there is one",
+            severity=Severity.WARNING,
+            attribute="PixelIntensityRelationship",
+        ),
+        Code.INVALID_PIXEL_VALUES: Info(
+            "the pixel values are constant, saturated or invalid, or the image is too large",
+            "export the image again",
+            attribute="PixelData",
+        ),
+        Code.BURNED_IN_TEXT: Info(
+            "text may be burned into the image",
+            "check the image and mask boxes with text",
+            severity=Severity.WARNING,
+            attribute="BurnedInAnnotation",
+        ),
+        Code.FIELD_CUTS_HEAD: Info(
+            "the exposed field cuts the head",
+            "what lies outside either field is guessed; use uncollimated radiographs",
+            severity=Severity.WARNING,
+            attribute="CollimatorShape",
+        ),
+        Code.VIEWS_NOT_ORTHOGONAL: Info(
+            "the two views are not about orthogonal",
+            "use two radiographs taken at about 90 degrees to each other",
+            attribute="PositionerPrimaryAngle",
+        ),
+        Code.FIELD_OF_VIEW_TRANSFORMED: Info(
+            "the field of view was rotated or flipped; PatientOrientation is trusted",
+            "check left and right in the preview",
+            severity=Severity.WARNING,
+            attribute="FieldOfViewRotation",
+        ),
+        Code.BODY_PART_NOT_HEAD: Info(
+            "the body part is not stated as skull or head",
+            "check that the radiograph shows a head",
+            severity=Severity.WARNING,
+            attribute="BodyPartExamined",
+        ),
+        Code.LOSSY_COMPRESSION: Info(
+            "the image was compressed with loss",
+            "use the image as acquired if there is one",
+            severity=Severity.WARNING,
+            attribute="LossyImageCompression",
+        ),
+        Code.CONTRADICTORY_LATERALITY: Info(
+            "the statements about the side contradict each other",
+            "look at the image, then set the view to LL or RL",
+            attribute="ImageLaterality",
+        ),
+        Code.WRONG_POLARITY: Info(
+            "air at the border comes out denser than the head: the polarity is wrong",
+            "look at the image, then set whether high stored values are dense",
+            attribute="PixelIntensityRelationshipSign",
+        ),
+        # input files and archives
+        Code.ARCHIVE_UNREADABLE: Info(
+            "a zip archive cannot be read: damaged or encrypted",
+            "send it again, without a password",
+        ),
+        Code.ARCHIVE_EXCEEDS_LIMITS: Info(
+            "a zip archive exceeds the limits on members, size or compression",
+            "unpack it yourself if you trust it, and put the files into the input folder",
+        ),
+        Code.DICOMDIR_UNREADABLE: Info(
+            "a DICOMDIR cannot be read, or names files that are not there",
+            "copy the whole medium again, or name its folder instead of the DICOMDIR",
+        ),
+        Code.FILE_NOT_EXAMINED: Info(
+            "a file took too long to examine, or the process that examined it died or failed",
+            "keep the file aside and report it; send the study again without it",
+        ),
+        Code.INPUT_UNREADABLE: Info(
+            "a file or folder of the input cannot be read",
+            "give the user of the batch the right to read it, see to the disk or mount, and run "
+            "again",
+        ),
+        Code.NO_SPACE_TO_UNPACK: Info(
+            "there is no room to unpack a zip archive",
+            "make space on the disk of the output folder and run again",
+        ),
+        # the site's key
+        Code.INVALID_KEY_FILE: Info(
+            "the key file is absent, too short, or readable by others",
+            "create it with --create-key-file, or chmod 600 it",
+        ),
+        # runs
+        Code.WRITE_FAILED: Info(
+            "a result could not be written",
+            "see to the space and the rights of the output folder and run again",
+        ),
+        Code.RUN_FAILED: Info(
+            "the worker process could not start, or the run failed unexpectedly",
+            "check weights and device; run again with SPIDER_DEBUG=1 to see where, the details may "
+            "name files",
+        ),
+        Code.MISSING_PACKAGE: Info(
+            "an optional output was asked for and a package that it needs is missing",
+            "install the extra that the message names, or leave the output out",
+        ),
+        Code.WORKER_DIED: Info(
+            "the worker process died while it had this study alone",
+            "keep the study aside and report it; check the memory of the machine",
+        ),
+        Code.TIME_LIMIT_EXCEEDED: Info(
+            "the study took longer than the time limit",
+            "raise --time-limit, or keep the study aside and report it",
+        ),
+        Code.NO_DISK_SPACE: Info(
+            "the disk of the output folder is nearly full; the batch stopped before the next study",
+            "make space and run again; what is done stays",
+        ),
+        Code.STUDY_FAILED: Info(
+            "the study failed unexpectedly",
+            "run again; if it fails again, run with SPIDER_DEBUG=1 to see where, the details may "
+            "name files",
+        ),
+        Code.OUTPUT_IN_USE: Info(
+            "another batch is working in this output folder",
+            "wait for it to end, or name another output folder",
+        ),
+        Code.NODE_LACKS_FOLDERS: Info(
+            "a node of the cluster does not see the input folder or cannot write to the output "
+            "folder",
+            "mount both under the same paths and for the same user on all nodes, and run again",
+        ),
+        Code.CLUSTER_UNAVAILABLE: Info(
+            "the cluster cannot be reached, or has no room for a worker",
+            "run `ray status` on this machine: it must answer, and show as many free CPUs and GPUs "
+            "as a worker asks for",
+        ),
+        Code.NODE_DIFFERS: Info(
+            "a node of the cluster has other software, weights or configs than this machine",
+            "install the same versions and files under the same paths on all nodes",
+        ),
+        # site profiles
+        Code.INVALID_PROFILE: Info(
+            "the profile, or the overrides of a config, are not valid", "correct the named entry"
+        ),
+        # the network between this program and a PACS
+        Code.INVALID_ADDRESS: Info(
+            "an AE title or an address is not valid",
+            "AE titles have 1 to 16 letters, digits, spaces or marks; write a peer as AE@host:port",
+        ),
+        Code.PEER_UNREACHABLE: Info(
+            "the peer cannot be reached",
+            "check host, port, firewall and whether the peer runs; then send again",
+        ),
+        Code.ASSOCIATION_REJECTED: Info(
+            "the peer rejected the association",
+            "have the peer's administrator enter this AE title; check the peer's AE title",
+        ),
+        Code.SOP_CLASS_REJECTED: Info(
+            "the peer does not take this kind of object",
+            "have the peer configured for CT Image Storage and Segmentation Storage",
+        ),
+        Code.OBJECT_REFUSED: Info(
+            "the peer refused an object", "look the status up in the peer's log; then send again"
+        ),
+        Code.ASSOCIATION_LOST: Info(
+            "the association broke off, or the peer did not answer in time",
+            "check the peer and the network; then send again, which goes on where it stopped",
+        ),
+        Code.INVALID_RESULT: Info(
+            "a result cannot be read, or is not what its report says", "reconstruct the study again"
+        ),
+        Code.CANNOT_LISTEN: Info(
+            "the address cannot be listened on",
+            "check the address; another program may have the port",
+        ),
+        Code.FOLDER_IN_USE: Info(
+            "another process is working in this folder", "wait for it to end, or stop it"
+        ),
+        Code.SPOOL_FULL: Info(
+            "the disk of the spool is nearly full; the object was refused (A700)",
+            "make space; the sender then sends again",
+        ),
+        Code.MESSAGE_TOO_LARGE: Info(
+            "a message is larger than allowed; the connection was closed",
+            "raise --max-object-mb if the object is wanted",
+        ),
+        Code.INVALID_OBJECT: Info(
+            "an object cannot be read, or is not the announced one; it was refused (C000, A900)",
+            "have the sender's export looked at",
+        ),
+        Code.SPOOL_WRITE_FAILED: Info(
+            "an object could not be written; it was refused (A700)",
+            "see to the space and the rights of the spool; the sender then sends again",
+        ),
+        Code.CALLER_REJECTED: Info(
+            "an association was rejected: unknown caller, wrong called title, or too many",
+            "allow the caller with --allow, or correct the titles at its side",
+        ),
+        # CT scans that cannot become head cases
+        Code.NOT_CT: Info(
+            "not a CT image (CT Image Storage, one grey value per pixel)",
+            "leave other modalities out; export Enhanced CT as single frames",
+        ),
+        Code.LOCALISER: Info("localiser (scout) image", "none; the axial series is used instead"),
+        Code.SCAN_UNREADABLE: Info(
+            "a file cannot be read or its pixels cannot be decoded",
+            "install the codecs extra, or export the series again uncompressed",
+        ),
+        Code.INCONSISTENT_SLICES: Info(
+            "slices lack their position, orientation or pixel spacing, or do not agree in it",
+            "export the original axial series by itself",
+        ),
+        Code.GANTRY_TILT: Info(
+            "gantry tilt too large", "use a series with less tilt; smaller tilts are corrected"
+        ),
+        Code.MISSING_SLICES: Info(
+            "slices are missing, much unevenly spaced or not in line",
+            "export the complete series; reconstruct it with one spacing",
+        ),
+        Code.DUPLICATE_SLICES: Info(
+            "several slices at one position",
+            "export each reconstruction or phase as a series of its own",
+        ),
+        Code.SCAN_TOO_SMALL: Info(
+            "too few slices, or the scan covers too little", "use a scan that covers the head"
+        ),
+        Code.VOXELS_TOO_COARSE: Info("voxels too coarse", "use a thinner reconstruction"),
+        Code.NOT_HU: Info(
+            "values are not HU: no rescale, no air, or nothing as dense as bone",
+            "export the original CT; scale NIfTI files to HU",
+        ),
+        Code.NO_HEAD: Info("no head found", "use a scan of the head, or state its isocentre"),
+        Code.QUALITY_CHECK_FAILED: Info(
+            "the prepared head fails a quality check", "look at the checks in the report"
+        ),
+        Code.INVALID_NIFTI: Info(
+            "NIfTI file that is not one 3D image with a known orientation",
+            "convert one volume per file, with the orientation (sform or qform) set",
+        ),
+        Code.PREPARATION_FAILED: Info(
+            "preparing failed unexpectedly",
+            "run again with SPIDER_DEBUG=1 to see where; the details may name files",
+        ),
+    }
+)

