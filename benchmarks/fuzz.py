@@ -29,7 +29,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -743,13 +743,14 @@ def read_case(folder: Path, overrides: dict[str, Any]) -> str:
     except RadiographError as error:
         _check_messages([f.message for f in error.findings])
         return "refused " + "+".join(sorted({f.code.value for f in error.errors}))
-    image, report = item["image"], item["image"].meta["report"]
+    image, provenance = item["image"], item["image"].meta["provenance"]
+    report = json.dumps(asdict(replace(provenance, read_seconds=0.0)))
     _check_messages([report])
     json.loads(report, parse_constant=_no_constant)
     sound = bool(image.isfinite().all() and image.min() >= 0 and image.max() <= 1)
     if not sound or not image.meta["projection"].isfinite().all():
         raise DefectError("image or projection not finite")
-    read_source_identity(paths).to_json()
+    read_source_identity(paths)
     return "read"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import nn
 
@@ -39,6 +42,34 @@ class PointInferer(Inferer):
         with autocast(inputs.device, self.precision):
             image = torch.Tensor.as_subclass(inputs, torch.Tensor)
             return network(image, projection, points)
+
+
+class StudyIteration:
+    """Run the network on one study; ``iteration_update`` of an evaluator.
+
+    The data loader hands items on without collation, which would refuse the provenance in the
+    image's meta, and the evaluator does not decollate.
+    """
+
+    def __call__(
+        self, engine: SupervisedEvaluator, batch: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return ``pred`` ``(K + 1, X, Y, Z)`` for the one item of the batch.
+
+        Args:
+            engine: Its network, inferer and device are used.
+            batch: One item whose ``image`` is a MetaTensor ``(2, H, W)``.
+        """
+        (item,) = batch
+        image = item["image"]
+        inputs = MetaTensor(image.as_tensor()[None].to(engine.state.device), meta=image.meta)
+        with engine.mode(engine.network):
+            prediction = engine.inferer(inputs, engine.network)
+        engine.state.output = [{"pred": prediction[0]}]
+        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        output: list[dict[str, Any]] = engine.state.output
+        return output
 
 
 class VolumeInferer(Inferer):

@@ -8,7 +8,6 @@ here: the runner sees it and starts another worker.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import queue
 import threading
@@ -299,8 +298,9 @@ class _Stages:
             with self._stage(item, "read"):
                 item.content = self._pipeline.read(job)
                 image = item.content.get("image")
-                report = json.loads(getattr(image, "meta", {}).get("report", "{}"))
-                item.warnings = report.get("findings", [])
+                provenance = getattr(image, "meta", {}).get("provenance")
+                found = provenance.findings if provenance is not None else ()
+                item.warnings = [finding_facts(warning) for warning in found]
             if not item.has_ended:
                 self._to_network.put(item)
 

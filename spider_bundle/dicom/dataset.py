@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -97,9 +96,9 @@ class StudyDataset(Dataset):
 def _log_warnings(item: Mapping[str, Any]) -> None:
     """Name what was noticed about a study that was read."""
     meta = getattr(item.get("image"), "meta", {})
-    for fact in json.loads(meta.get("report", "{}")).get("findings", ()):
+    for found in meta["provenance"].findings if "provenance" in meta else ():
         _log.warning(
-            "study %s: %s (%s) %s", meta["study_key"], fact["code"], fact["role"], fact["message"]
+            "study %s: %s (%s) %s", meta["study_key"], found.code.value, found.role, found.message
         )
 
 

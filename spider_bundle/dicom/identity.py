@@ -6,7 +6,6 @@ shortened PatientID could be that of somebody else.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,17 +58,6 @@ class SourceIdentity:
 
     def __repr__(self) -> str:
         return "SourceIdentity(hidden)"
-
-    def to_json(self) -> str:
-        """Text for the meta data of a MetaTensor."""
-        return json.dumps({"attributes": dict(self.attributes), "references": self.references})
-
-    @classmethod
-    def from_json(cls, text: str) -> SourceIdentity:
-        """The inverse of :meth:`to_json`."""
-        values = json.loads(text)
-        references = tuple((str(a), str(b)) for a, b in values["references"])
-        return cls(values["attributes"], references)
 
 
 def read_source_identity(paths: Sequence[Path | str], frontal_instance: str = "") -> SourceIdentity:

@@ -7,10 +7,9 @@ derived from it (DICOM PS3.3 C.7.6.1.1.5).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spider_bundle.dicom.header import Header, open_dataset, transfer_syntax
 
@@ -47,17 +46,6 @@ class LossyCompression:
 
     methods: tuple[str, ...] = ()
     ratios: tuple[float, ...] = ()
-
-    def to_json(self) -> dict[str, list[Any]]:
-        """JSON values."""
-        return {"methods": list(self.methods), "ratios": list(self.ratios)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Sequence[Any]] | None) -> LossyCompression | None:
-        """The inverse of :meth:`to_json`; None stays None."""
-        if values is None:
-            return None
-        return cls(tuple(values["methods"]), tuple(values["ratios"]))
 
 
 def read_lossy_compression(paths: Sequence[Path | str]) -> LossyCompression | None:

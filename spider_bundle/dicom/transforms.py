@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from spider_bundle.dicom.errors import Code, RadiographError, finding, finding_facts
+from spider_bundle.dicom.errors import Code, RadiographError, finding
 from spider_bundle.dicom.identity import read_source_identity
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE, network_input
 from spider_bundle.dicom.lossy import read_lossy_compression
@@ -24,10 +23,9 @@ from spider_bundle.dicom.pair import (
     find_studies,
     read_pair,
 )
+from spider_bundle.dicom.provenance import Provenance, ViewProvenance, provenanced_value
 from spider_bundle.dicom.read import Radiograph
 from spider_bundle.geometry import Grid
-
-_UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "positioner_angles": "deg"}
 
 
 class BiplanarRadiographsd(Transform):
@@ -35,7 +33,7 @@ class BiplanarRadiographsd(Transform):
 
     ``image`` becomes a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries
     ``projection`` ``(2, 3, 4)``, the output grid as ``spatial_shape`` and ``original_affine``
-    (RAS), ``study_key`` and ``report`` (JSON text: views, findings, seconds). ``mask`` becomes the
+    (RAS), ``study_key`` and ``provenance`` (:class:`~.provenance.Provenance`). ``mask`` becomes the
     exposed fields ``(2, H, W)``.
 
     Args:
@@ -45,8 +43,8 @@ class BiplanarRadiographsd(Transform):
         pixel_size: Its pixel size at the isocentre, mm.
         overrides: See :meth:`PairOverrides.from_mapping`.
         key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
-        keep_identity: Whether the meta also carries ``source_identity``, for DICOM results of the
-            same patient and study: JSON text of a :class:`~.identity.SourceIdentity`.
+        keep_identity: Whether the provenance also carries the
+            :class:`~.identity.SourceIdentity`, for DICOM results of the same patient and study.
     """
 
     def __init__(
@@ -81,6 +79,15 @@ class BiplanarRadiographsd(Transform):
         pair = read_pair(*paths, self.overrides, key=self.key)
         seen = network_input(pair, self.pixel_size, self.image_size)
         lossy = read_lossy_compression(paths)
+        first, second = (
+            _view_provenance(role, radiograph, projection)
+            for role, radiograph, projection in zip(
+                ("frontal", "lateral"), pair.radiographs, seen.projection, strict=True
+            )
+        )
+        kept = None
+        if self.keep_identity:
+            kept = read_source_identity(paths, pair.frontal.identifiers.instance)
         out["image"] = MetaTensor(
             seen.image,
             meta={
@@ -89,30 +96,17 @@ class BiplanarRadiographsd(Transform):
                 "spatial_shape": np.array(self.grid.shape),
                 "original_affine": torch.from_numpy(self.grid.ras_affine),
                 "study_key": pair.study_key,
-                # collation refuses None and nested values: the report travels as text
-                "report": json.dumps(
-                    {
-                        "views": [
-                            _view_facts(role, radiograph, projection)
-                            for role, radiograph, projection in zip(
-                                ("frontal", "lateral"),
-                                pair.radiographs,
-                                seen.projection,
-                                strict=True,
-                            )
-                        ],
-                        "isocentric_assumed": pair.isocentric_assumed,
-                        "burned_in": [radiograph.burned_in for radiograph in pair.radiographs],
-                        "lossy": lossy and lossy.to_json(),
-                        "findings": [finding_facts(found) for found in pair.findings],
-                        "read_s": time.perf_counter() - start,
-                    }
+                "provenance": Provenance(
+                    views=(first, second),
+                    isocentric_assumed=pair.isocentric_assumed,
+                    burned_in=(pair.frontal.burned_in, pair.lateral.burned_in),
+                    lossy=lossy,
+                    findings=pair.findings,
+                    read_seconds=time.perf_counter() - start,
+                    source_identity=kept,
                 ),
             },
         )
-        if self.keep_identity:
-            kept = read_source_identity(paths, pair.frontal.identifiers.instance)
-            out["image"].meta["source_identity"] = kept.to_json()
         out["mask"] = seen.mask
         return out
 
@@ -151,23 +145,13 @@ def single_study(
     return studies[0]
 
 
-def _view_facts(role: str, radiograph: Radiograph, projection: torch.Tensor) -> dict[str, Any]:
-    geometry = {}
-    for name, sourced in radiograph.provenance.items():
-        value, source = sourced["value"], sourced["source"]
-        if isinstance(value, (list, tuple)) and not all(isinstance(v, float) for v in value):
-            value = " ".join(map(str, value))
-        stated = source in ("override", "default")
-        kind = "derived" if " " in source else "attribute"  # a keyword, or why in words
-        geometry[name] = {
-            "value": value,
-            "source": source if stated else kind,
-            "attribute": None if stated else source,
-            "unit": _UNITS.get(name),
-        }
-    return {
-        "role": role,
-        "view_position": radiograph.position.value,
-        "geometry": geometry,
-        "projection": projection.tolist(),
-    }
+def _view_provenance(role: str, radiograph: Radiograph, projection: torch.Tensor) -> ViewProvenance:
+    return ViewProvenance(
+        role=role,
+        view_position=radiograph.position.value,
+        geometry={
+            name: provenanced_value(name, sourced["value"], sourced["source"])
+            for name, sourced in radiograph.provenance.items()
+        },
+        projection=tuple(map(tuple, projection.tolist())),
+    )

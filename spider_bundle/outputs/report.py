@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spider_bundle import __version__
+from spider_bundle.dicom.provenance import ViewProvenance
 from spider_bundle.files import atomic_path, file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_FILE_RANGE, HU_WINDOW
@@ -40,43 +41,6 @@ NO_COMMON_FRAME = (
 )
 
 _PACKAGES = ("torch", "monai", "pydicom", "numpy")
-
-Source = Literal["attribute", "default", "override", "derived"]
-
-
-@dataclass(frozen=True)
-class SourcedValue:
-    """A geometric value and where it came from.
-
-    Attributes:
-        value: The value.
-        source: ``attribute`` (read from the file), ``default``, ``override`` (set by the user) or
-            ``derived`` (computed from others).
-        attribute: DICOM keyword or setting it came from.
-        unit: Unit, e.g. ``mm`` or ``deg``.
-    """
-
-    value: float | str | Sequence[float] | None
-    source: Source
-    attribute: str | None = None
-    unit: str | None = None
-
-
-@dataclass(frozen=True)
-class ViewFacts:
-    """One radiograph as it was used.
-
-    Attributes:
-        role: ``frontal`` or ``lateral``.
-        view_position: AP, PA, LL or RL.
-        geometry: Values by name, e.g. ``source_to_detector``.
-        projection: LPS mm to (column, row) of the network image, shape ``(3, 4)``.
-    """
-
-    role: Literal["frontal", "lateral"]
-    view_position: str
-    geometry: Mapping[str, SourcedValue]
-    projection: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +68,7 @@ class FindingFacts:
 class RunFacts:
     """What the run knows that the volumes do not show.
 
-    ``views`` and ``findings`` may be mappings with the keys of :class:`ViewFacts` and
-    :class:`FindingFacts`, as the loader's report has them after its way through JSON.
+    ``findings`` may be mappings with the keys of :class:`FindingFacts`.
 
     Attributes:
         device: Device of the network, e.g. ``cpu``.
@@ -118,7 +81,7 @@ class RunFacts:
 
     device: str
     weights_sha256: str | None
-    views: Sequence[ViewFacts | Mapping[str, object]]
+    views: Sequence[ViewProvenance]
     assumptions: Sequence[str] = ()
     findings: Sequence[FindingFacts | Mapping[str, object]] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

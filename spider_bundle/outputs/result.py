@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spider_bundle.dicom.errors import finding_facts
 from spider_bundle.dicom.identity import SourceIdentity
 from spider_bundle.dicom.lossy import LossyCompression
+from spider_bundle.dicom.provenance import Provenance
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import attenuation
 from spider_bundle.outputs.consistency import reprojection_consistency
@@ -95,7 +96,7 @@ def study_result(
     """
     start = time.perf_counter()
     meta = item["image"].meta
-    loaded = json.loads(meta["report"])
+    loaded: Provenance = meta["provenance"]
     grid = Grid.from_ras(np.asarray(meta["original_affine"]), item["ct"].shape[1:])
     hu = torch.Tensor.as_subclass(item["ct"], torch.Tensor)[0]
     image = torch.Tensor.as_subclass(item["image"], torch.Tensor).cpu()
@@ -105,12 +106,12 @@ def study_result(
         torch.as_tensor(meta["projection"]).cpu()[None],
         (image.shape[-2], image.shape[-1]),
     )[0]
-    timings = {"read": loaded["read_s"]}
+    timings = {"read": loaded.read_seconds}
     if seconds is not None:
         timings["reconstruct"] = seconds
     timings["reproject"] = time.perf_counter() - start
     assumptions = [ISOCENTRIC]
-    if loaded["isocentric_assumed"]:
+    if loaded.isocentric_assumed:
         assumptions.append(NO_COMMON_FRAME)
     return StudyResult(
         study_key=meta["study_key"],
@@ -120,15 +121,15 @@ def study_result(
         image=image.numpy(),
         mask=torch.as_tensor(item["mask"]).cpu().numpy(),
         reprojection=reprojection.numpy(),
-        burned_in=tuple(loaded["burned_in"]),
+        burned_in=loaded.burned_in,
         facts=RunFacts(
             device=device,
             weights_sha256=weights_sha256,
-            views=loaded["views"],
+            views=loaded.views,
             assumptions=assumptions,
-            findings=loaded["findings"],
+            findings=[finding_facts(found) for found in loaded.findings],
             timings=timings,
         ),
-        source=SourceIdentity.from_json(meta["source_identity"]) if keep_identity else None,
-        lossy=LossyCompression.from_json(loaded["lossy"]),
+        source=loaded.source_identity if keep_identity else None,
+        lossy=loaded.lossy,
     )

@@ -113,8 +113,8 @@ def test_worker_reads_with_the_statements_of_the_check_and_no_others(
     assert [refusal.codes for refusal in without.refusals] == [["E14"]]
     (job,) = plan_batch(options).jobs
     worker = InferencePipeline(worker_settings(options))
-    views = json.loads(worker.read(job)["image"].meta["report"])["views"]
-    assert [view["geometry"]["sod"]["value"] for view in views] == [1000.0, 900.0]
+    views = worker.read(job)["image"].meta["provenance"].views
+    assert [view.geometry["sod"].value for view in views] == [1000.0, 900.0]
     with pytest.raises(RuntimeError) as error:
         worker.read(replace(job, overrides={}))
     assert "E14" in str(error.value.__cause__)

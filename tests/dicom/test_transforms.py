@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.errors import Code, RadiographError
+from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.dicom.transforms import BiplanarRadiographsd, single_study
 from spider_bundle.geometry import ViewPosition, isocentric_view, project_points
 from spider_bundle.phantom import HeadPhantom
@@ -68,18 +68,17 @@ def test_every_way_to_name_a_pair_gives_the_same(pair: tuple[Path, Path]) -> Non
 
 def test_report_says_where_values_come_from(pair: tuple[Path, Path]) -> None:
     load = BiplanarRadiographsd(overrides={"frontal": {"sod": 900.0}})
-    report = json.loads(load({"image": list(pair)})["image"].meta["report"])
-    frontal, lateral = report["views"]
-    assert frontal["geometry"]["sod"]["value"] == 900.0
-    assert frontal["geometry"]["sod"]["source"] == "override"
-    assert frontal["geometry"]["sdd"]["attribute"] == "DistanceSourceToDetector"
-    assert lateral["geometry"]["sod"]["source"] == "attribute"
-    assert report["isocentric_assumed"] is True
+    provenance = load({"image": list(pair)})["image"].meta["provenance"]
+    frontal, lateral = provenance.views
+    assert frontal.geometry["sod"] == ProvenancedValue(900.0, "override", unit="mm")
+    assert frontal.geometry["sdd"].attribute == "DistanceSourceToDetector"
+    assert lateral.geometry["sod"].source == "attribute"
+    assert provenance.isocentric_assumed is True
     # the stated distance is the one that the matrices use: SOD is the depth of the origin
     view = isocentric_view(
         ViewPosition.PA, sod=900.0, sdd=1150.0, spacing=(1.2, 1.2), shape=(240, 240)
     ).canonical(1.2, 256, ViewPosition.PA)
-    assert np.allclose(frontal["projection"], view.matrix, atol=1e-6)
+    assert np.allclose(frontal.projection, view.matrix, atol=1e-6)
 
 
 def test_folder_must_hold_one_study(tmp_path: Path, pair: tuple[Path, Path]) -> None:
@@ -109,7 +108,7 @@ def test_burned_in_text_is_said_unless_it_was_masked(
 
     def burned_in(overrides: dict[str, object]) -> object:
         loaded = BiplanarRadiographsd(overrides=overrides)({"image": [pair[0], marked]})
-        return json.loads(loaded["image"].meta["report"])["burned_in"]
+        return loaded["image"].meta["provenance"].burned_in
 
-    assert burned_in({}) == [False, True]
-    assert burned_in({"lateral": {"mask_boxes": [[0, 0, 40, 40]]}}) == [False, False]
+    assert burned_in({}) == (False, True)
+    assert burned_in({"lateral": {"mask_boxes": [[0, 0, 40, 40]]}}) == (False, False)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spider_bundle.dicom.provenance import ProvenancedValue, ViewProvenance
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import LPS_TO_RAS, Grid
 from spider_bundle.outputs.report import (
@@ -17,8 +18,6 @@ from spider_bundle.outputs.report import (
     NO_COMMON_FRAME,
     FindingFacts,
     RunFacts,
-    SourcedValue,
-    ViewFacts,
 )
 
 
@@ -33,18 +32,19 @@ def grid() -> Grid:
 @pytest.fixture
 def facts() -> RunFacts:
     geometry = {
-        "source_to_detector": SourcedValue(1500.0, "attribute", "DistanceSourceToDetector", "mm"),
-        "source_to_isocentre": SourcedValue(1000.0, "default", unit="mm"),
-        "pixel_spacing": SourcedValue((0.2, np.float32(0.2)), "override", unit="mm"),
+        "source_to_detector": ProvenancedValue(
+            1500.0, "attribute", "DistanceSourceToDetector", "mm"
+        ),
+        "source_to_isocentre": ProvenancedValue(1000.0, "default", unit="mm"),
+        "pixel_spacing": ProvenancedValue((0.2, np.float32(0.2)), "override", unit="mm"),
     }
     matrix = np.arange(12.0).reshape(3, 4)
     return RunFacts(
         device="cpu",
         weights_sha256="ab" * 32,
         views=[
-            ViewFacts("frontal", "PA", geometry, matrix),
-            # as it comes out of the loader's JSON string
-            {"role": "lateral", "view_position": "LL", "geometry": {}, "projection": None},
+            ViewProvenance("frontal", "PA", geometry, matrix),
+            ViewProvenance("lateral", "LL", {}, None),
         ],
         assumptions=[ISOCENTRIC, NO_COMMON_FRAME],
         findings=[

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -133,12 +132,6 @@ def test_of_two_it_is_that_which_lost_more(pair: tuple[Path, Path], tmp_path: Pa
     lateral = radiograph(pair, tmp_path, view=1, **said, LossyImageCompressionRatio="15")
     assert read_lossy_compression((frontal, lateral)) == STATED
     assert read_lossy_compression((lateral, frontal)) == STATED
-
-
-@pytest.mark.parametrize("lossy", [None, LossyCompression(), STATED, TWICE])
-def test_it_travels_as_json(lossy: LossyCompression | None) -> None:
-    text = json.dumps(lossy and lossy.to_json())
-    assert LossyCompression.from_json(json.loads(text)) == lossy
 
 
 def write(folder: Path, lossy: LossyCompression | None) -> list[Path]:
