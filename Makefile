@@ -37,7 +37,7 @@ results: $(VENV)/.installed
 	$(BIN)/spider evaluate
 	$(BIN)/python -W ignore benchmarks/from_files.py
 	$(BIN)/python -W ignore benchmarks/fine_heads.py
-	$(BIN)/python -W ignore benchmarks/ablations.py
+	$(BIN)/python -W ignore -m benchmarks.ablations
 	$(BIN)/python benchmarks/publish.py
 
 clean:

@@ -1,9 +1,9 @@
 """Train and score variants of the recipe on the same data and budget, one row of a table each.
 
-python benchmarks/ablations.py --output_dir eval/ablations
+python -m benchmarks.ablations --output_dir eval/ablations
 
-Rows are overrides of configs/train.json, listed in configs/ablations.json. What is finished is not
-done again; a training that was cut goes on.
+Rows are overrides of configs/train.json. What is finished is not done again; a training that was
+cut goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from benchmarks.peers import NETWORKS
 from spider_bundle.bundle import bundle_root
 from spider_bundle.evaluation.comparison import score_method
 from spider_bundle.evaluation.tables import (
@@ -27,6 +28,43 @@ from spider_bundle.evaluation.tables import (
     write_scores,
     write_text,
 )
+
+BUDGET: dict[str, Any] = {
+    "epochs": 6,
+    "iterations_per_epoch": 100,
+    "batch_size": 2,
+    "averaging": 0.005,
+    "val_interval": 1000,
+    "initial_weights": None,
+    "restarts": [],
+    "network_def::stride": 4,
+    "network_def::hidden": [256, 256, 256],
+    "network_def::branch": [],
+    "tensorboard": False,
+}
+"""Overrides of every row; those of SPIDER's network do not reach the peers."""
+
+ROWS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "structure weight 0": {"loss::structure": 0.0},
+    "structure weight 1": {"loss::structure": 1.0},
+    "no positional encoding": {"network_def::positional_encoding": "none"},
+    "hash encoding": {
+        "network_def::_target_": "benchmarks.peers.hash_encoding.HashSPIDER",
+        "network_def::positional_encoding": {
+            "_target_": "benchmarks.peers.hash_encoding.HashEncoding"
+        },
+    },
+    "no exchange between the views": {"network_def::exchange": False},
+    "heads split one layer earlier": {
+        "network_def::hidden": [256, 256],
+        "network_def::branch": [256],
+    },
+    "no realism, tone included": {"train::preprocessing::transforms::4::prob": 0.0},
+    "peer: lifted 2D features": {"network_def": NETWORKS["lifting"]},
+    "peer: back-projection + 3D U-Net": {"network_def": NETWORKS["back_projection"]},
+}
+"""Overrides by the title of the row."""
 
 DIGITS = {"psnr_db": 2, "mae_hu": 1}
 SHOWN = (
@@ -45,22 +83,19 @@ def main() -> None:
     """Run every row that is not finished, then write the tables."""
     root = bundle_root()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows_file", type=Path, default=root / "configs" / "ablations.json")
     parser.add_argument("--output_dir", type=Path, default=Path("eval", "ablations"))
     parser.add_argument("--only", nargs="*", help="titles of rows; all if not given")
     options = parser.parse_args()
-    plan = json.loads(options.rows_file.read_text(encoding="utf-8"))
-    for title, overrides in plan["rows"].items():
+    for title in ROWS:
         if options.only and title not in options.only:
             continue
         folder = options.output_dir / file_stem(title)
         if not (folder / "scores.json").exists():
-            files = train_row(root, folder, {**plan["budget"], **overrides})
-            score_row(root, folder, files)
+            score_row(root, folder, train_row(root, folder, row_overrides(title)))
     rows = {}
     lines = ["| row | parameters, millions | " + " | ".join(SCORE_NAMES[n] for n in SHOWN) + " |"]
     lines.append("|---" * (len(SHOWN) + 2) + "|")
-    for title in plan["rows"]:
+    for title in ROWS:
         folder = options.output_dir / file_stem(title)
         if not (folder / "scores.json").exists():
             continue
@@ -73,19 +108,24 @@ def main() -> None:
     write_text(options.output_dir / "differences.md", difference_table(rows, next(iter(rows))))
 
 
+def row_overrides(title: str) -> dict[str, Any]:
+    """Overrides of a row, with its budget."""
+    row = ROWS[title]
+    budget = {
+        name: value
+        for name, value in BUDGET.items()
+        if "network_def" not in row or not name.startswith("network_def")
+    }
+    return {**budget, **row}
+
+
 def train_row(root: Path, folder: Path, overrides: dict[str, Any]) -> list[str]:
     """Train one row, or go on with it; returns the config files of the row."""
     folder.mkdir(parents=True, exist_ok=True)
-    layer = overrides.pop("_layer_", None)
-    files = [str(root / "configs" / "train.json")]
-    if layer:
-        files.append(str(root / "configs" / layer))
-        overrides = {k: v for k, v in overrides.items() if not k.startswith("network_def")}
-    overrides["ckpt_dir"] = str(folder.resolve())
-    overrides["bundle_root"] = str(root)
     mine = folder.resolve() / "overrides.json"
-    mine.write_text(json.dumps(overrides, indent=2), encoding="utf-8")
-    files.append(str(mine))
+    values = {**overrides, "ckpt_dir": str(folder.resolve()), "bundle_root": str(root)}
+    mine.write_text(json.dumps(values, indent=2), encoding="utf-8")
+    files = [str(root / "configs" / "train.json"), str(mine)]
     command = [sys.executable, "-W", "ignore", "-m", "monai.bundle", "run", "training"]
     subprocess.run([*command, "--config_file", str(files)], check=True, cwd=root)
     return files

@@ -3,7 +3,7 @@
 A model that is traced with one image alone would have the nominal geometry built in. Here the
 projection matrices and the points to decode are inputs of the graph, so one file serves every
 apparatus and every grid. TorchScript has them too: ``python -m monai.bundle ckpt_export`` keeps the
-signature of :meth:`~spider_bundle.networks.biplanar.BiplanarNetwork.forward`.
+signature of :meth:`~spider_bundle.networks.spider.SPIDER.forward`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Decoder(nn.Module):
 
 
 class _Network(nn.Module):
-    """The whole network, within another module: its attribute ``code`` irritates torch.fx."""
+    """The whole network as a module beside its parts."""
 
     def __init__(self, network: SPIDER) -> None:
         super().__init__()

@@ -280,21 +280,3 @@ def test_validation_is_protocol_v1_and_protocol_v2_adds_to_it(bundle_root: Path)
     v2 = ranges(parser["v2"]["preprocessing"]["transforms"])
     assert {k: v2[k] for k in v1} == v1
     assert (v2["hidden_rotation"], v2["hidden_offset"], v2["hidden_sod"]) == (1.5, 3.0, 0.05)
-
-
-def test_ablations_override_what_there_is(bundle_root: Path) -> None:
-    parser = ConfigParser()
-    parser.read_config(bundle_root / "configs" / "train.json")
-    plan = read(bundle_root, "ablations.json")
-    for overrides in (plan["budget"], *plan["rows"].values()):
-        for name, value in overrides.items():
-            if name == "_layer_":
-                assert (bundle_root / "configs" / value).is_file()
-                continue
-            # a typing error would add an id that nothing reads, and the row would show nothing
-            # an empty list or a null cannot be told from what is not there
-            assert name in parser or value in ([], None), name
-            if name.startswith("train::preprocessing"):
-                parent = parser[name.rpartition("::")[0]]
-                assert parent["_target_"].endswith("RandRadiographRealismd")
-    assert plan["rows"]["base"] == {}

@@ -36,8 +36,6 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 CONFIGS = (
     "train",
     "multi_gpu_train",
-    "peer_lifting",
-    "peer_back_projection",
     "evaluate",
     "inference",
     "batch",

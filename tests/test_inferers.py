@@ -13,7 +13,7 @@ from spider_bundle.geometry import Grid
 from spider_bundle.inferers import PointInferer, VolumeInferer
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.networks import SPIDER
-from spider_bundle.networks.biplanar import nominal_projection
+from spider_bundle.networks.spider import nominal_projection
 
 GRID = Grid.centred((11.0, 13.0, 17.0), (6, 5, 7))
 LONGER_GRID = Grid.from_ras(GRID.ras_affine, (6, 5, 8))

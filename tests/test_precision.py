@@ -7,7 +7,7 @@ import torch
 
 from spider_bundle import precision
 from spider_bundle.geometry import project_points
-from spider_bundle.networks.biplanar import nominal_projection
+from spider_bundle.networks.spider import nominal_projection
 from spider_bundle.precision import autocast, has_fast_bfloat16
 
 

@@ -1,4 +1,4 @@
-"""The SPIDER network: view encoder, codes of the point, implicit decoder."""
+"""The SPIDER network: view encoder, positional encoding, implicit decoder."""
 
 from spider_bundle.networks.spider import SPIDER
 

@@ -17,7 +17,7 @@ class ImplicitDecoder(nn.Module):
     (:meth:`spider_bundle.networks.spider.SPIDER.decode_grid`).
 
     Args:
-        in_channels: Features of all views and the code of the point together.
+        in_channels: Features of all views and the positional encoding together.
         hidden: Width of each hidden layer of the trunk.
         branch: Width of hidden layers of each head's own branch; empty for linear heads.
         num_classes: Number of labels, background included.
@@ -44,7 +44,7 @@ class ImplicitDecoder(nn.Module):
         """Decode points.
 
         Args:
-            features: Sampled features and code, shape ``(..., in_channels)``.
+            features: Sampled features and positional encoding, shape ``(..., in_channels)``.
 
         Returns:
             Shape ``(..., num_classes + 1)``: class logits, then the normalised intensity.

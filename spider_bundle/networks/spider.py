@@ -1,33 +1,46 @@
 """SPIDER: one encoder-decoder for CT intensity and anatomical structure.
 
 A 2D U-Net encodes every radiograph; a 3D point is projected on all views, reads their feature maps
-there, and an MLP decodes these features together with a code of the point into the label logits and
-the CT intensity (T. Yu et al., arXiv 2507.04684; sizes and the place where the heads split are this
-project's choice).
+there, and an MLP decodes these features together with a positional encoding into the label logits
+and the CT intensity (T. Yu et al., arXiv 2507.04684; sizes and the place where the heads split are
+this project's choice).
 
 Sampling is linear, so for whole grids the MLP's first layer is applied to the feature maps once and
-its results are sampled and added up; a separable code of the point becomes three short tables that
-are added the same way. :meth:`SPIDER.decode` is the plain reference, :meth:`SPIDER.decode_grid` the
+its results are sampled and added up; the positional encoding becomes three short tables that are
+added the same way. :meth:`SPIDER.decode` is the plain reference, :meth:`SPIDER.decode_grid` the
 folded path; both give the same numbers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from spider_bundle.geometry import dehomogenise, project_points
-from spider_bundle.networks.biplanar import CHUNK, BiplanarNetwork
-from spider_bundle.networks.codes import make_code
+from spider_bundle.geometry import (
+    Grid,
+    ViewPosition,
+    dehomogenise,
+    isocentric_view,
+    project_points,
+)
 from spider_bundle.networks.decoder import ImplicitDecoder
 from spider_bundle.networks.encoder import ViewEncoder
+from spider_bundle.networks.positional_encoding import (
+    FourierEncoding,
+    NoEncoding,
+    PositionalEncoding,
+)
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
+
+CHUNK = 131072
+"""Points of a grid decoded at a time."""
 
 _CPU_CHUNK = 8192
 """Points decoded at a time on CPUs: a hidden layer, 4 MiB in bfloat16, stays in the caches."""
 
 
-class SPIDER(BiplanarNetwork):
+class SPIDER(nn.Module):
     """Structure-preferential implicit network for two radiographs.
 
     Args:
@@ -37,8 +50,8 @@ class SPIDER(BiplanarNetwork):
         context_channels: Channels to which its bottleneck is reduced.
         stride: Radiograph pixels per feature-map pixel.
         exchange: Whether the views exchange their bottlenecks.
-        code: Code of the point: ``none``, ``fourier`` or ``hash``.
-        code_options: Arguments of the code's class.
+        positional_encoding: Encoding of the point: ``fourier``, ``none``, or a
+            :class:`~spider_bundle.networks.positional_encoding.PositionalEncoding`.
         hidden: Widths of the decoder's shared trunk.
         branch: Widths of each head's own hidden layers (empty: the heads are linear).
         image_size: Rows and columns of the radiographs of the nominal geometry.
@@ -46,6 +59,11 @@ class SPIDER(BiplanarNetwork):
         grid_spacing: Voxel size of the default output grid, mm.
         grid_shape: Voxels of the default output grid.
     """
+
+    nominal_projection: torch.Tensor
+    grid_x: torch.Tensor
+    grid_y: torch.Tensor
+    grid_z: torch.Tensor
 
     def __init__(
         self,
@@ -55,8 +73,7 @@ class SPIDER(BiplanarNetwork):
         context_channels: int = 64,
         stride: int = 2,
         exchange: bool = True,
-        code: str = "fourier",
-        code_options: Mapping[str, float] | None = None,
+        positional_encoding: str | PositionalEncoding = "fourier",
         hidden: Sequence[int] = (256, 256),
         branch: Sequence[int] = (256,),
         image_size: int = 256,
@@ -64,15 +81,46 @@ class SPIDER(BiplanarNetwork):
         grid_spacing: float = 2.0,
         grid_shape: Sequence[int] = (128, 128, 128),
     ) -> None:
-        super().__init__(num_classes, image_size, pixel_size, grid_spacing, grid_shape)
+        super().__init__()
+        self.num_classes = num_classes
+        self.chunk = CHUNK
         self.cpu_chunk = _CPU_CHUNK
+        nominal = nominal_projection(image_size, pixel_size)
+        self.register_buffer("nominal_projection", nominal, persistent=False)
+        for name, axis in zip("xyz", Grid.centred(grid_spacing, grid_shape).axes(), strict=True):
+            self.register_buffer(f"grid_{name}", torch.from_numpy(axis).float(), persistent=False)
         self.stride = stride
         self.encoder = ViewEncoder(features, map_channels, context_channels, stride, exchange)
-        self.code = make_code(code, **(code_options or {}))
+        self.positional_encoding = _encoding(positional_encoding)
         self.view_channels = 2 * self.encoder.out_channels
         self.decoder = ImplicitDecoder(
-            self.view_channels + self.code.out_channels, hidden, branch, num_classes
+            self.view_channels + self.positional_encoding.out_channels, hidden, branch, num_classes
         )
+
+    def forward(
+        self,
+        image: torch.Tensor,
+        projection: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Reconstruct points or the default grid.
+
+        Args:
+            image: Normalised radiographs, frontal and lateral, shape ``(B, 2, H, W)``.
+            projection: LPS mm to (column, row) pixels of ``image``, shape ``(B, 2, 3, 4)``; the
+                nominal geometry if not given.
+            points: LPS mm, shape ``(B, P, 3)``; the default grid if not given.
+
+        Returns:
+            Class logits of the K labels, then the normalised intensity: ``(B, P, K + 1)`` for
+            points, ``(B, K + 1, X, Y, Z)`` for the grid.
+        """
+        if projection is None:
+            projection = self.nominal_projection[None].expand(image.shape[0], -1, -1, -1)
+        maps = self.encode(image)
+        if points is not None:
+            return self.decode(maps, projection, points)
+        return self.decode_grid(maps, projection, self.grid_x, self.grid_y, self.grid_z, self.chunk)
 
     @torch.jit.export
     def encode(self, image: torch.Tensor) -> torch.Tensor:
@@ -95,7 +143,7 @@ class SPIDER(BiplanarNetwork):
         """
         pixels = project_points(map_projection(projection, self.stride), points)
         sampled = sample_maps(maps, pixels)
-        return self.decoder(torch.cat([sampled, self.code(points)], dim=-1))
+        return self.decoder(torch.cat([sampled, self.positional_encoding(points)], dim=-1))
 
     @torch.jit.export
     def decode_grid(
@@ -142,9 +190,8 @@ class SPIDER(BiplanarNetwork):
         step = max(1, chunk // nz)
         for i in range(b):
             table = self._folded_maps(maps[i])
-            first_code = table.shape[0]
-            if self.code.separable:
-                table = torch.cat([table, self._folded_code(x, y, z)])
+            first_axis = table.shape[0]
+            table = torch.cat([table, self._folded_encoding(x, y, z)])
             for start in range(0, nx * ny, step):
                 stop = min(start + step, nx * ny)
                 pixels = across[i, :, :, start:stop, None] + along[i, :, :, None]
@@ -152,22 +199,16 @@ class SPIDER(BiplanarNetwork):
                 column_x = ix[start:stop, None].expand(-1, nz).flatten()
                 column_y = iy[start:stop, None].expand(-1, nz).flatten()
                 height = iz.repeat(stop - start)
-                if self.code.separable:
-                    rows = [first_code + column_x, first_code + nx + column_y]
-                    rows.append(first_code + nx + ny + height)
-                    taps = torch.cat([taps, torch.stack(rows)])
-                    weights = torch.cat([weights, torch.ones_like(weights[:3])])
+                rows = [first_axis + column_x, first_axis + nx + column_y]
+                rows.append(first_axis + nx + ny + height)
+                taps = torch.cat([taps, torch.stack(rows)])
+                weights = torch.cat([weights, torch.ones_like(weights[:3])])
                 first = F.embedding_bag(
                     taps.T.contiguous(),
                     table,
                     mode="sum",
                     per_sample_weights=weights.T.to(table.dtype).contiguous(),
                 )
-                if not self.code.separable:
-                    points = torch.stack([x[column_x], y[column_y], z[height]], dim=1)
-                    code_weight = self.decoder.first.weight[:, self.view_channels :]
-                    code = self.code(points).to(first.dtype)
-                    first = first + F.linear(code, code_weight, self.decoder.first.bias)
                 out[i, :, start * nz : stop * nz] = self.decoder.after_first(first).T
         return out.reshape(b, self.num_classes + 1, nx, ny, nz)
 
@@ -182,12 +223,50 @@ class SPIDER(BiplanarNetwork):
         bordered = F.pad(maps, [1, 1, 1, 1]).flatten(2)
         return torch.cat([F.linear(bordered[j].T, weight[:, j]) for j in range(v)])
 
-    def _folded_code(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """First layer on a separable code of a grid's axes, shape ``(X + Y + Z, width)``."""
+    def _folded_encoding(self, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """First layer on the encoding of a grid's axes, shape ``(X + Y + Z, width)``."""
         weight = self.decoder.first.weight[:, self.view_channels :].chunk(3, dim=1)
         bias = self.decoder.first.bias
         rows = []
         for axis, values in enumerate([x, y, z]):
-            code = self.code.axis_code(axis, values)
-            rows.append(F.linear(code, weight[axis], bias if axis == 0 else None))
+            encoding = self.positional_encoding.encode_axis(axis, values)
+            rows.append(F.linear(encoding, weight[axis], bias if axis == 0 else None))
         return torch.cat(rows)
+
+
+def _encoding(kind: str | PositionalEncoding) -> PositionalEncoding:
+    """Return the positional encoding of a name; a module is returned as it is."""
+    if isinstance(kind, PositionalEncoding):
+        return kind
+    kinds: dict[str, type[PositionalEncoding]] = {"none": NoEncoding, "fourier": FourierEncoding}
+    if kind not in kinds:
+        raise ValueError(f"positional_encoding must be one of {sorted(kinds)}, got {kind!r}")
+    return kinds[kind]()
+
+
+def nominal_projection(
+    image_size: int = 256, pixel_size: float = 1.2, sod: float = 1000.0, sdd: float = 1150.0
+) -> torch.Tensor:
+    """Projection matrices of a PA and left-lateral pair with an ordinary skull-stand geometry.
+
+    Args:
+        image_size: Rows and columns.
+        pixel_size: Pixel size at the isocentre, mm.
+        sod: Distance from the source to the isocentre, mm.
+        sdd: Distance from the source to the detector, mm.
+
+    Returns:
+        Shape ``(2, 3, 4)``, float64: frontal, lateral.
+    """
+    pitch = pixel_size * sdd / sod
+    views = [
+        isocentric_view(
+            position,
+            sod=sod,
+            sdd=sdd,
+            spacing=(pitch, pitch),
+            shape=(image_size, image_size),
+        )
+        for position in (ViewPosition.PA, ViewPosition.LL)
+    ]
+    return torch.stack([torch.from_numpy(view.matrix) for view in views])

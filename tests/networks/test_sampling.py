@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from spider_bundle.geometry import resize_matrix
-from spider_bundle.networks.biplanar import nominal_projection
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
+from spider_bundle.networks.spider import nominal_projection
 
 
 def pixels_everywhere(height: int, width: int) -> torch.Tensor:

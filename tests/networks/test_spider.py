@@ -28,21 +28,12 @@ SMALL: dict[str, Any] = {
     "grid_spacing": 20.0,
     "grid_shape": (8, 9, 10),
 }
-CODES: dict[str, dict[str, float]] = {
-    "none": {},
-    "fourier": {"octaves": 3},
-    "hash": {"levels": 3, "features": 2, "log2_table": 10, "finest": 32},
-}
+ENCODINGS = ("none", "fourier")
 
 
-def small(code: str = "fourier", branch: tuple[int, ...] = (), **options: Any) -> SPIDER:
+def small(encoding: str = "fourier", branch: tuple[int, ...] = (), **options: Any) -> SPIDER:
     torch.manual_seed(0)
-    net = SPIDER(
-        **{**SMALL, "code": code, "code_options": CODES[code], "branch": branch, **options}
-    )
-    if code == "hash":
-        torch.nn.init.normal_(net.code.tables)
-    return net.eval()
+    return SPIDER(**{**SMALL, "positional_encoding": encoding, "branch": branch, **options}).eval()
 
 
 def image(batch: int = 1) -> torch.Tensor:
@@ -87,11 +78,13 @@ GRIDS = {
 
 
 @pytest.mark.parametrize("branch", [(), (8,), (8, 6)], ids=str)
-@pytest.mark.parametrize("code", list(CODES))
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("grid", list(GRIDS.values()), ids=list(GRIDS))
 @torch.no_grad()
-def test_folded_grid_equals_plain_points(code: str, branch: tuple[int, ...], grid: Grid) -> None:
-    net = small(code, branch)
+def test_folded_grid_equals_plain_points(
+    encoding: str, branch: tuple[int, ...], grid: Grid
+) -> None:
+    net = small(encoding, branch)
     maps = net.encode(image(2))
     nominal = net.nominal_projection[None]
     projection = torch.cat([nominal, oblique_projection()])  # each case its own geometry
@@ -128,10 +121,10 @@ def test_folded_grid_equals_plain_points_at_other_strides(stride: int) -> None:
     torch.testing.assert_close(folded, as_grid(plain, grid), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("code", list(CODES))
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @torch.no_grad()
-def test_result_does_not_depend_on_the_chunk(code: str) -> None:
-    net = small(code)
+def test_result_does_not_depend_on_the_chunk(encoding: str) -> None:
+    net = small(encoding)
     grid = GRIDS["odd"]
     maps = net.encode(image())
     whole = net.decode_grid(maps, oblique_projection(), *axes_of(grid))
@@ -207,16 +200,16 @@ def test_an_impulse_in_a_map_reaches_exactly_the_points_on_its_ray(view: int) ->
 
 
 def test_state_dict_holds_parameters_only() -> None:
-    net = small("hash")
+    net = small("fourier")
     names = set(net.state_dict())
     assert names == {name for name, _ in net.named_parameters()}
     assert "nominal_projection" not in names
-    other = small("hash", image_size=128, pixel_size=2.4, grid_shape=(4, 4, 4))
+    other = small("fourier", image_size=128, pixel_size=2.4, grid_shape=(4, 4, 4))
     other.load_state_dict(net.state_dict())  # weights fit any nominal geometry and grid
 
 
 def test_gradients_of_points_reach_every_parameter() -> None:
-    net = small("hash", (8,))
+    net = small("fourier", (8,))
     net(image(), oblique_projection(), points_of(Grid.centred(3.0, 20))).square().sum().backward()
     for name, parameter in net.named_parameters():
         assert parameter.grad is not None, name
@@ -224,10 +217,10 @@ def test_gradients_of_points_reach_every_parameter() -> None:
 
 
 @pytest.mark.parametrize("branch", [(), (8,)], ids=str)
-@pytest.mark.parametrize("code", list(CODES))
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @torch.no_grad()
-def test_torchscript_gives_the_same(code: str, branch: tuple[int, ...], tmp_path: Any) -> None:
-    net = small(code, branch)
+def test_torchscript_gives_the_same(encoding: str, branch: tuple[int, ...], tmp_path: Any) -> None:
+    net = small(encoding, branch)
     torch.jit.script(net).save(tmp_path / "model.ts")
     scripted = torch.jit.load(tmp_path / "model.ts")
     points = points_of(GRIDS["odd"])
@@ -256,5 +249,5 @@ def test_trace_gives_the_same() -> None:
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="coordinate code"):
-        SPIDER(code="sine")
+    with pytest.raises(ValueError, match="positional_encoding"):
+        SPIDER(positional_encoding="sine")

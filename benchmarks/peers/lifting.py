@@ -19,8 +19,8 @@ import torch
 from monai.networks.nets.basic_unet import Down, TwoConv
 from torch import nn
 
+from benchmarks.peers.volume import VolumeNetwork
 from spider_bundle.geometry import FloatArray, Grid
-from spider_bundle.networks.volume import VolumeNetwork
 
 _ACT = ("RELU", {"inplace": True})
 _NORM = ("GROUP", {"num_groups": 4})

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from spider_bundle.geometry import Grid
-from spider_bundle.networks.biplanar import CHUNK, BiplanarNetwork
+from spider_bundle.networks.spider import CHUNK, nominal_projection
 
 
-class VolumeNetwork(BiplanarNetwork):
+class VolumeNetwork(nn.Module):
     """A network that predicts logits and intensity on a lattice centred on the isocentre.
 
     A derived class says what :meth:`encode` finds in the radiographs and how :meth:`volume` makes
@@ -32,6 +33,7 @@ class VolumeNetwork(BiplanarNetwork):
         grid_shape: Voxels of the default output grid.
     """
 
+    nominal_projection: torch.Tensor
     lattice_first: torch.Tensor
     lattice_last: torch.Tensor
 
@@ -45,14 +47,37 @@ class VolumeNetwork(BiplanarNetwork):
         grid_spacing: float,
         grid_shape: int | Sequence[int],
     ) -> None:
-        super().__init__(num_classes, image_size, pixel_size, grid_spacing, grid_shape)
+        super().__init__()
+        self.num_classes = num_classes
+        self.grid = Grid.centred(grid_spacing, grid_shape)
+        nominal = nominal_projection(image_size, pixel_size)
+        self.register_buffer("nominal_projection", nominal, persistent=False)
         self.lattice = Grid.centred(lattice_spacing, lattice_shape)
         ends = torch.stack([torch.from_numpy(a[[0, -1]]).float() for a in self.lattice.axes()])
         self.register_buffer("lattice_first", ends[:, 0].clone(), persistent=False)
         self.register_buffer("lattice_last", ends[:, 1].clone(), persistent=False)
 
+    def forward(
+        self,
+        image: torch.Tensor,
+        projection: torch.Tensor | None = None,
+        points: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Reconstruct points or the default grid, as :meth:`SPIDER.forward` does."""
+        if projection is None:
+            projection = self.nominal_projection[None].expand(image.shape[0], -1, -1, -1)
+        maps = self.encode(image)
+        if points is not None:
+            return self.decode(maps, projection, points)
+        axes = (torch.from_numpy(axis).float() for axis in self.grid.axes())
+        return self.decode_grid(maps, projection, *axes)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        """What the radiographs ``(B, 2, H, W)`` say without their geometry; batch first."""
+        raise NotImplementedError
+
     def volume(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-        """The volume on the lattice.
+        """Return the volume on the lattice.
 
         Args:
             maps: From :meth:`encode`.
@@ -66,7 +91,7 @@ class VolumeNetwork(BiplanarNetwork):
     def decode(
         self, maps: torch.Tensor, projection: torch.Tensor, points: torch.Tensor
     ) -> torch.Tensor:
-        """Values at any points, see :meth:`BiplanarNetwork.decode`."""
+        """Return values ``(B, P, K + 1)`` at points, see :meth:`SPIDER.decode`."""
         return self._sample(self.volume(maps, projection), points)
 
     def decode_grid(
@@ -78,7 +103,7 @@ class VolumeNetwork(BiplanarNetwork):
         z: torch.Tensor,
         chunk: int = CHUNK,
     ) -> torch.Tensor:
-        """Values on a grid, in whole planes of equal x; see :meth:`BiplanarNetwork.decode_grid`."""
+        """Decode a grid, in whole planes of equal x; see :meth:`SPIDER.decode_grid`."""
         volume = self.volume(maps, projection)
         b, c = volume.shape[:2]
         x, y, z = (axis.to(volume.device) for axis in (x, y, z))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.peers.volume import VolumeNetwork
 from spider_bundle.geometry import Grid
-from spider_bundle.networks.volume import VolumeNetwork
 
 LATTICE = Grid.centred(8.0, (4, 5, 6))
 

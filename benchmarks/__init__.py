@@ -1,0 +1,1 @@
+"""Measurements, and what only comparisons need."""
