@@ -20,7 +20,7 @@ from pydicom import dcmread
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.pair import study_key
-from spider_bundle.outputs.html import HTML_FILE, INDEX_FILE
+from spider_bundle.outputs.html_report import HTML_FILE, INDEX_FILE
 from spider_bundle.outputs.preview import PREVIEW_FILE
 from spider_bundle.phantom import HeadPhantom
 

@@ -49,8 +49,8 @@ class Reconstruction:
         ct: HU, int16, shape ``(X, Y, Z)``, the axes running as those of ``affine``.
         labels: Values of :class:`~spider_bundle.labels.Label`, uint8, of the same shape.
         affine: Voxel index to RAS mm, shape ``(4, 4)``, as NIfTI has it.
-        report: The content of ``report.json``, see :mod:`spider_bundle.outputs.schema`; it lists no
-            files, since none were written.
+        report: The content of ``report.json``, see :class:`~spider_bundle.outputs.report.Report`;
+            it lists no files, since none were written.
     """
 
     ct: npt.NDArray[np.int16] = field(repr=False)
@@ -147,7 +147,9 @@ class Reconstructor:
     ) -> Reconstruction:
         """Reconstruct one study; arguments and errors are those of :meth:`read`."""
         study = self.study(self.read(radiographs, overrides))
-        return Reconstruction(study.hu, study.labels, study.grid.ras_affine, study.report())
+        return Reconstruction(
+            study.hu, study.labels, study.grid.ras_affine, study.report().to_json()
+        )
 
     def read(
         self, radiographs: Radiographs, overrides: Mapping[str, Any] | None = None

@@ -26,7 +26,7 @@ from spider_bundle.files import atomic_path
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
-from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.optional_dependencies import require_extra
 from spider_bundle.outputs.report import INTENDED_USE
 
 TOLERANCE: float = 1e-3

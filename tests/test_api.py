@@ -22,7 +22,7 @@ from spider_bundle.dicom.pair import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.geometry import LPS_TO_RAS
 from spider_bundle.labels import Label
-from spider_bundle.outputs.schema import REPORT_SCHEMA
+from spider_bundle.outputs.report import report_schema
 from spider_bundle.phantom import HeadPhantom
 
 SMALL: dict[str, Any] = {"shape": (240, 240), "pitch": 1.2}
@@ -131,7 +131,7 @@ def test_nothing_is_written_and_nothing_shows_the_patient(
     monkeypatch.chdir(tmp_path)
     head = coarse(pair)
     assert not list(tmp_path.iterdir())
-    jsonschema.validate(json.loads(json.dumps(head.report)), REPORT_SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(head.report)), report_schema())
     identity = SyntheticIdentity("demo")
     assert head.study_key == study_key(identity.uid("study"))
     shown = repr(head) + json.dumps(head.report)

@@ -15,6 +15,7 @@ import pytest
 import typer
 import typer.core
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
+from pydantic import BaseModel
 
 from spider_bundle.batch.codes import BATCH_CODES
 from spider_bundle.batch.manifest import Entry, State
@@ -28,7 +29,7 @@ from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES
-from spider_bundle.outputs.schema import REPORT_SCHEMA
+from spider_bundle.outputs.report import ConsistencyEntry, FindingEntry, Report, ViewEntry
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -147,20 +148,17 @@ def test_label_tables_are_those_of_the_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("heading", "schema"),
+    ("heading", "model"),
     [
-        ("## report.json", REPORT_SCHEMA),
-        ("### views", REPORT_SCHEMA["properties"]["views"]["items"]),
-        ("### findings", REPORT_SCHEMA["properties"]["findings"]["items"]),
-        (
-            "### reprojection",
-            REPORT_SCHEMA["properties"]["reprojection"]["anyOf"][1]["properties"]["frontal"],
-        ),
+        ("## report.json", Report),
+        ("### views", ViewEntry),
+        ("### findings", FindingEntry),
+        ("### reprojection", ConsistencyEntry),
     ],
 )
-def test_report_fields_are_those_of_the_schema(heading: str, schema: dict) -> None:
+def test_report_fields_are_those_of_the_models(heading: str, model: type[BaseModel]) -> None:
     rows = first_table(section("reference_outputs.md", heading))
-    assert [row[0].strip("`") for row in rows] == list(schema["properties"])
+    assert [row[0].strip("`") for row in rows] == list(model.model_fields)
 
 
 def test_every_override_is_described() -> None:

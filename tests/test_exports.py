@@ -22,7 +22,7 @@ from spider_bundle.intensity import denormalise_hu
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs import extras
-from spider_bundle.outputs.extras import MissingExtraError
+from spider_bundle.outputs.optional_dependencies import MissingExtraError
 from tests.tiny import TINY_NETWORK
 
 Session = Callable[..., npt.NDArray[np.float32]]

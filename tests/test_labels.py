@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from spider_bundle.labels import BONES, LABEL_COLOURS, LABEL_NAMES, Label
 
 
@@ -29,3 +31,13 @@ def test_every_label_has_its_own_name_and_colour() -> None:
 
 def test_bone_is_scored_with_the_mandible() -> None:
     assert set(BONES) == {Label.BONE, Label.MANDIBLE}
+
+
+def test_slicer_reads_names_and_colours(bundle_root: Path) -> None:
+    """Read as 3D Slicer does: comments left out, six values, underscores shown as spaces."""
+    text = (bundle_root / "configs" / "labels.ctbl").read_text(encoding="ascii")
+    rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    assert all(len(row) == 6 for row in rows)
+    assert {int(row[0]): row[1].replace("_", " ") for row in rows} == LABEL_NAMES
+    assert {int(r[0]): tuple(map(int, r[2:5])) for r in rows} == LABEL_COLOURS
+    assert [int(row[5]) for row in rows] == [0, 255, 255, 255, 255, 255]

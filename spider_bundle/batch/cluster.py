@@ -29,7 +29,7 @@ from spider_bundle.batch.manifest import State
 from spider_bundle.batch.worker import Ended, Message, WorkerSettings
 from spider_bundle.bundle import bundle_root
 from spider_bundle.files import file_sha256
-from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.optional_dependencies import require_extra
 
 _REACH_SECONDS = 10.0
 _JOIN_SECONDS = 180.0

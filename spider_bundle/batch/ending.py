@@ -18,7 +18,7 @@ from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.options import BatchOptions, weights_file
 from spider_bundle.batch.runner import EXIT_FAILED, EXIT_UNFINISHED, Outcome, run_batch
 from spider_bundle.bundle import bundle_root
-from spider_bundle.outputs.extras import MissingExtraError
+from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
 EXIT_USAGE = 2
 

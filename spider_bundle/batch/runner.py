@@ -45,7 +45,7 @@ from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import Progress, progress
 from spider_bundle.batch.worker import Ended
 from spider_bundle.files import file_sha256
-from spider_bundle.outputs.html import IndexEntry, write_index
+from spider_bundle.outputs.html_report import IndexEntry, write_index
 from spider_bundle.outputs.refusals import write_refusals
 from spider_bundle.outputs.study import REPORT_FILE, remove_partial_studies
 

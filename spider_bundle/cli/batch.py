@@ -107,7 +107,7 @@ def batch(
     from spider_bundle.batch.cluster import ClusterOptions
     from spider_bundle.batch.options import BatchOptions
     from spider_bundle.batch.runner import plan_batch, run_batch
-    from spider_bundle.outputs.extras import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
 
     with bad_usage(MissingExtraError):
         if on_error not in ("continue", "stop"):

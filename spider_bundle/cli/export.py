@@ -20,7 +20,7 @@ def export(
     """Write the network with its weights as an ONNX file; the geometry is an input of it."""
     with bad_usage():
         from spider_bundle.exports import Part, export_bundle
-        from spider_bundle.outputs.extras import MissingExtraError
+        from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
         chosen = Part(part)
     action = "see to the space and the rights of its folder and export again"

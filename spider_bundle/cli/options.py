@@ -71,7 +71,7 @@ def check_extras(dicom: bool, mesh: bool, keep_identity: bool) -> None:
     Raises:
         ValueError: R03, or an option that would do nothing.
     """
-    from spider_bundle.outputs.extras import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
 
     if keep_identity and not dicom:
         raise ValueError("--keep-identity concerns the DICOM results; give --dicom as well")
@@ -85,7 +85,7 @@ def check_extras(dicom: bool, mesh: bool, keep_identity: bool) -> None:
 
 def require_pacs() -> None:
     """End with R03 as bad usage where the extra ``pacs`` is not installed."""
-    from spider_bundle.outputs.extras import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
 
     try:
         require_extra("pacs")

@@ -164,5 +164,6 @@ class DicomWriterOperator(Operator):
         for study in done.results:
             with study_folder(self.output_folder, study.study_key) as folder:
                 write_dicom(folder, study)
-                write_report(folder / REPORT_FILE, study.report(describe_files(folder)))
+                report = study.report().with_files(describe_files(folder))
+                write_report(folder / REPORT_FILE, report)
             self.written += 1

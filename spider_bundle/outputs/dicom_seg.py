@@ -38,7 +38,7 @@ from spider_bundle.outputs.dicom_ct import (
     describe_result,
     encoded,
 )
-from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.optional_dependencies import require_extra
 
 
 @dataclass(frozen=True)

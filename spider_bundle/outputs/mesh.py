@@ -20,7 +20,7 @@ from scipy.sparse import coo_matrix, diags_array
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import FloatArray, Grid
 from spider_bundle.labels import LABEL_NAMES, Label
-from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.optional_dependencies import require_extra
 
 IntArray = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""The machine-readable account of one reconstruction: ``report.json``.
+"""The machine-readable account of one reconstruction, ``report.json``, and its schema.
 
 It names what was assumed, where every geometric value came from and what was found, and nothing
 that identifies a patient: no names, dates, paths or UIDs.
@@ -11,13 +11,13 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from spider_bundle import __version__
 from spider_bundle.dicom.provenance import ViewProvenance
@@ -26,11 +26,13 @@ from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_FILE_RANGE, HU_WINDOW
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES
 
-SCHEMA_VERSION = "1.0"
 REPORT_FILE = "report.json"
 """Written last; a folder without it is not a finished study."""
 
-INTENDED_USE = "Research use only. Never for diagnosis, treatment planning or patient management."
+IntendedUse = Literal[
+    "Research use only. Never for diagnosis, treatment planning or patient management."
+]
+INTENDED_USE: str = get_args(IntendedUse)[0]
 
 ISOCENTRIC = (
     "isocentric: the central rays of both views are taken to meet at the origin of patient space"
@@ -43,146 +45,240 @@ NO_COMMON_FRAME = (
 _PACKAGES = ("torch", "monai", "pydicom", "numpy")
 
 
-@dataclass(frozen=True)
-class FindingFacts:
-    """Something noticed while the study was read, paired or reconstructed.
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON cannot hold, by None, and -0.0 by 0.0."""
+    if isinstance(value, float):
+        return value + 0.0 if math.isfinite(value) else None
+    return value
 
-    Attributes:
-        code: Stable code.
-        severity: ``info``, ``warning`` or ``error``.
-        message: What was found, without any value that could identify a patient.
-        role: What it concerns: ``frontal``, ``lateral``, ``pair`` or ``radiograph``.
-        attribute: DICOM keyword concerned.
-        action: What was done, or what the user can do.
-    """
 
-    code: str
+Real = Annotated[float, BeforeValidator(_finite)]
+RealOrNull = Annotated[float | None, BeforeValidator(_finite)]
+Correlation = Annotated[float | None, Field(ge=-1.000001, le=1.000001), BeforeValidator(_finite)]
+Text = Annotated[str, Field(min_length=1)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=1)]
+Length = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float | None, Field(ge=0), BeforeValidator(_finite)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Row = tuple[Real, Real, Real, Real]
+
+
+class ReportModel(BaseModel):
+    """Part of the report; what does not belong is refused without being quoted."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class SourcedValue(ReportModel):
+    """A geometric value and where it came from."""
+
+    value: RealOrNull | str | list[RealOrNull]
+    source: Literal["attribute", "default", "override", "derived"]
+    """Read from the file, assumed, set by the operator, or computed from others."""
+    attribute: str | None = None
+    """DICOM keyword or setting it came from, or in words from what it was derived."""
+    unit: str | None = None
+
+
+class ViewEntry(ReportModel):
+    """One radiograph as it was used."""
+
+    role: Literal["frontal", "lateral"]
+    view_position: Literal["AP", "PA", "LL", "RL"]
+    geometry: dict[str, SourcedValue]
+    projection: tuple[Row, Row, Row] | None = None
+    """LPS mm to (column, row) of the network's image."""
+
+
+class FindingEntry(ReportModel):
+    """Something noticed while the study was read, paired or reconstructed."""
+
+    code: Text
     severity: Literal["info", "warning", "error"]
-    message: str
+    message: Text
     role: str | None = None
     attribute: str | None = None
     action: str | None = None
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """What the run knows that the volumes do not show.
+class GridEntry(ReportModel):
+    """Grid of both volumes."""
 
-    ``findings`` may be mappings with the keys of :class:`FindingFacts`.
+    shape: tuple[Count, Count, Count]
+    spacing_mm: tuple[Length, Length, Length]
+    affine_ras: tuple[Row, Row, Row, Row]
+    """Voxel index to RAS mm."""
 
-    Attributes:
-        device: Device of the network, e.g. ``cpu``.
-        weights_sha256: SHA-256 of the weights file; None for untrained weights.
-        views: The radiographs.
-        assumptions: Notes, e.g. :data:`ISOCENTRIC`.
-        findings: What was noticed.
-        timings: Seconds by step.
-    """
 
-    device: str
-    weights_sha256: str | None
-    views: Sequence[ViewProvenance]
-    assumptions: Sequence[str] = ()
-    findings: Sequence[FindingFacts | Mapping[str, object]] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
+class IntensityEntry(ReportModel):
+    """What the values of the CT mean."""
+
+    unit: Literal["HU"] = "HU"
+    window: tuple[float, float] = HU_WINDOW
+    file_range: tuple[int, int] = HU_FILE_RANGE
+    note: Text = (
+        f"The network saturates at {HU_WINDOW[1]:.0f} HU: denser bone, enamel and metal are "
+        f"written as at most {HU_WINDOW[1]:.0f} HU, and air as {HU_WINDOW[0]:.0f} HU."
+    )
+
+
+class LabelEntry(ReportModel):
+    """A value of the label map."""
+
+    value: Byte
+    name: Text
+    colour: tuple[Byte, Byte, Byte]
+
+
+class ConsistencyEntry(ReportModel):
+    """See :func:`~spider_bundle.outputs.consistency.reprojection_consistency`."""
+
+    pearson: Correlation
+    spearman: Correlation
+    gradient_correlation: Correlation
+    exposed_fraction: Annotated[float, Field(ge=0, le=1)]
+
+
+class ConsistencyEntries(ReportModel):
+    """Agreement of each radiograph with the reprojected CT."""
+
+    frontal: ConsistencyEntry
+    lateral: ConsistencyEntry
+
+
+class FileEntry(ReportModel):
+    """A file of the study's folder."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\.][^\\]*$")]
+    """Relative to the folder, with forward slashes."""
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Report(ReportModel):
+    """Content of ``report.json``."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    intended_use: IntendedUse = INTENDED_USE  # type: ignore[assignment]
+    study_key: Annotated[str, Field(pattern="^[0-9A-Za-z][0-9A-Za-z_-]*$")]
+    """Keyed hash of the study."""
+    software: dict[str, str | None]
+    weights_sha256: Sha256 | None
+    device: Text
+    views: tuple[ViewEntry, ViewEntry]
+    assumptions: tuple[Text, ...]
+    findings: tuple[FindingEntry, ...]
+    grid: GridEntry
+    intensity: IntensityEntry = IntensityEntry()
+    labels: tuple[LabelEntry, ...] = tuple(
+        LabelEntry(value=value, name=name, colour=LABEL_COLOURS[value])
+        for value, name in sorted(LABEL_NAMES.items())
+    )
+    reprojection: ConsistencyEntries | None
+    timings_s: dict[str, Seconds]
+    files: tuple[FileEntry, ...] = ()
+
+    def with_files(self, files: Iterable[FileEntry]) -> Report:
+        """Return the report with another list of files."""
+        return self.model_copy(update={"files": tuple(files)})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON values, keys in a fixed order."""
+        return self.model_dump(mode="json")
+
+
+def report_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of ``report.json``."""
+    schema = Report.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def build_report(
     study_key: str,
-    facts: RunFacts,
+    *,
+    device: str,
+    weights_sha256: str | None,
+    views: Sequence[ViewProvenance],
+    assumptions: Sequence[str],
+    findings: Sequence[Mapping[str, Any]],
     grid: Grid,
-    files: Sequence[Mapping[str, object]] = (),
-    reprojection: Mapping[str, Mapping[str, float]] | None = None,
-    software: Mapping[str, str | None] | None = None,
-) -> dict[str, Any]:
-    """Assemble the report, which satisfies :data:`~spider_bundle.outputs.schema.REPORT_SCHEMA`.
+    timings: Mapping[str, float],
+    reprojection: Mapping[str, Mapping[str, float]] | None,
+) -> Report:
+    """Assemble the report of one study, without its files.
 
     Args:
         study_key: Keyed hash of the study.
-        facts: What the run knows.
+        device: Device of the network, e.g. ``cpu``.
+        weights_sha256: SHA-256 of the weights file; None for untrained weights.
+        views: Frontal and lateral radiograph.
+        assumptions: Notes, e.g. :data:`ISOCENTRIC`.
+        findings: Fields of a :class:`FindingEntry` each.
         grid: Grid of the volumes (LPS mm; reported as RAS affine).
-        files: Entries of :func:`describe_files`.
-        reprojection: Numbers of
+        timings: Seconds by step.
+        reprojection: Result of
             :func:`~spider_bundle.outputs.consistency.reprojection_consistency` by view role.
-        software: Versions; :func:`software_versions` if not given.
-
-    Returns:
-        JSON values only, keys in a fixed order, no NaN or infinity (null instead).
 
     Raises:
-        TypeError: A value has no place in a report, e.g. a path.
+        ValidationError: A value has no place in a report; the text does not quote it.
     """
-    low, high = HU_WINDOW
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        "intended_use": INTENDED_USE,
-        "study_key": study_key,
-        "software": _plain(software_versions() if software is None else software),
-        "weights_sha256": facts.weights_sha256,
-        "device": facts.device,
-        "views": _plain(facts.views),
-        "assumptions": _plain(facts.assumptions),
-        "findings": _plain(facts.findings),
-        "grid": {
-            "shape": _plain(grid.shape),
-            "spacing_mm": _plain(grid.spacing),
-            "affine_ras": _plain(grid.ras_affine),
-        },
-        "intensity": {
-            "unit": "HU",
-            "window": _plain(HU_WINDOW),
-            "file_range": _plain(HU_FILE_RANGE),
-            "note": (
-                f"The network saturates at {high:.0f} HU: denser bone, enamel and metal are "
-                f"written as at most {high:.0f} HU, and air as {low:.0f} HU."
-            ),
-        },
-        "labels": [
-            {"value": value, "name": name, "colour": _plain(LABEL_COLOURS[value])}
-            for value, name in sorted(LABEL_NAMES.items())
-        ],
-        "reprojection": _plain(reprojection),
-        "timings_s": _plain(facts.timings),
-        "files": _plain(files),
-    }
-    return report
+    return Report.model_validate(
+        {
+            "study_key": study_key,
+            "software": _by_name(software_versions()),
+            "weights_sha256": weights_sha256,
+            "device": device,
+            "views": [asdict(view) | {"geometry": _geometry(view)} for view in views],
+            "assumptions": assumptions,
+            "findings": findings,
+            "grid": {
+                "shape": grid.shape,
+                "spacing_mm": np.asarray(grid.spacing).tolist(),
+                "affine_ras": grid.ras_affine.tolist(),
+            },
+            "reprojection": reprojection,
+            "timings_s": _by_name(timings),
+        }
+    )
 
 
-def write_report(path: str | os.PathLike[str], report: Mapping[str, Any]) -> None:
+def write_report(path: str | os.PathLike[str], report: Report) -> None:
     """Write a report as UTF-8 JSON, atomically.
 
-    Args:
-        path: File to write.
-        report: Result of :func:`build_report`.
-
     Raises:
-        ValueError: The report holds NaN or infinity.
         OSError: The file cannot be written.
     """
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def describe_files(folder: Path) -> list[dict[str, object]]:
-    """Name, size in bytes and SHA-256 of every file below a folder, sorted by name.
+def describe_files(folder: Path) -> list[FileEntry]:
+    """Return every file below a folder, sorted by name.
 
     Args:
-        folder: The study folder; names are relative to it, with forward slashes.
+        folder: The study folder; names are relative to it.
     """
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return [
-        {
-            "name": path.relative_to(folder).as_posix(),
-            "bytes": path.stat().st_size,
-            "sha256": file_sha256(path),
-        }
+        FileEntry(
+            name=path.relative_to(folder).as_posix(),
+            bytes=path.stat().st_size,
+            sha256=file_sha256(path),
+        )
         for path in paths
     ]
 
 
 def software_versions() -> dict[str, str | None]:
-    """Versions of the bundle, of Python and of the packages that shape the result.
+    """Return the versions of the bundle, of Python and of the packages that shape the result.
 
     A package that is not installed is reported as None.
     """
@@ -198,27 +294,15 @@ def software_versions() -> dict[str, str | None]:
     return versions
 
 
-def warning_codes(findings: Iterable[FindingFacts | Mapping[str, object]]) -> list[str]:
-    """Codes of the findings that are not mere information, in order, each once."""
-    plain = [_plain(finding) for finding in findings]
-    codes = (str(finding["code"]) for finding in plain if finding["severity"] != "info")
+def warning_codes(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the codes of the findings that are not mere information, in order, each once."""
+    codes = (str(finding["code"]) for finding in findings if finding["severity"] != "info")
     return list(dict.fromkeys(codes))
 
 
-def _plain(value: object) -> Any:
-    """JSON form of a value: sorted mappings, lists, numbers; None for NaN and infinity."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, Enum):
-        return _plain(value.value)
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        return value + 0.0 if math.isfinite(value) else None  # + 0.0 turns -0.0 into 0.0
-    if isinstance(value, Mapping):
-        return {str(key): _plain(value[key]) for key in sorted(value, key=str)}
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [_plain(item) for item in value]
-    raise TypeError(f"a report cannot hold a {type(value).__name__}")
+def _geometry(view: ViewProvenance) -> dict[str, Any]:
+    return _by_name({name: asdict(value) for name, value in view.geometry.items()})
+
+
+def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in sorted(values)}

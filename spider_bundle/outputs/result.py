@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ from spider_bundle.geometry import Grid
 from spider_bundle.intensity import attenuation
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.dicom_ct import DicomIdentity
-from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, RunFacts, build_report
+from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, Report, build_report
+from spider_bundle.outputs.study import RunFacts
 from spider_bundle.projection import project_volume
 
 
@@ -68,11 +69,10 @@ class StudyResult:
         """Whose DICOM results these are."""
         return DicomIdentity(self.study_key, self.source, self.facts.weights_sha256)
 
-    def report(self, files: Sequence[Mapping[str, object]] = ()) -> dict[str, Any]:
-        """The report, on the files of :func:`~spider_bundle.outputs.report.describe_files`."""
-        return build_report(
-            self.study_key, self.facts, self.grid, files, reprojection=self.consistency
-        )
+    def report(self) -> Report:
+        """Return the report, without the files."""
+        known = {item.name: getattr(self.facts, item.name) for item in fields(self.facts)}
+        return build_report(self.study_key, grid=self.grid, reprojection=self.consistency, **known)
 
 
 def study_result(

@@ -12,8 +12,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,11 @@ from filelock import FileLock, Timeout
 from spider_bundle.files import sync, sync_tree
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.consistency import reprojection_consistency
-from spider_bundle.outputs.html import write_report_page
+from spider_bundle.outputs.html_report import HTML_FILE, report_page, write_page
 from spider_bundle.outputs.nifti import write_ct, write_labels
 from spider_bundle.outputs.preview import PREVIEW_FILE, write_preview
 from spider_bundle.outputs.report import (
     REPORT_FILE,
-    RunFacts,
     build_report,
     describe_files,
     warning_codes,
@@ -47,9 +47,16 @@ class StudyError(RuntimeError):
     """The study folder cannot be written; the message says why and names no path."""
 
 
-def is_finished(out: str | os.PathLike[str], study_key: str) -> bool:
-    """Whether the output folder holds the finished study."""
-    return Path(out, _checked(study_key), REPORT_FILE).is_file()
+@dataclass(frozen=True)
+class RunFacts:
+    """What the run knows that the volumes do not show; see :func:`~.report.build_report`."""
+
+    device: str
+    weights_sha256: str | None
+    views: Sequence[Mapping[str, Any]]
+    assumptions: Sequence[str] = ()
+    findings: Sequence[Mapping[str, Any]] = ()
+    timings: Mapping[str, float] = field(default_factory=dict)
 
 
 def remove_partial_studies(out: str | os.PathLike[str]) -> int:
@@ -192,11 +199,13 @@ def write_study(
         )
         if extras is not None:
             extras(folder)
-        report = build_report(study_key, facts, grid, describe_files(folder), consistency)
+        known = {item.name: getattr(facts, item.name) for item in fields(facts)}
+        report = build_report(study_key, grid=grid, reprojection=consistency, **known)
         if html:
-            write_report_page(folder, report)
-            report["files"] = describe_files(folder)
-        write_report(folder / REPORT_FILE, report)
+            listed = report.with_files(describe_files(folder))
+            preview = (folder / PREVIEW_FILE).read_bytes()
+            write_page(folder / HTML_FILE, report_page(listed.to_json(), preview))
+        write_report(folder / REPORT_FILE, report.with_files(describe_files(folder)))
     return Path(out, study_key)
 
 

@@ -15,8 +15,8 @@ from monai.transforms import Transform
 from spider_bundle.files import file_sha256
 from spider_bundle.intensity import denormalise_hu
 from spider_bundle.outputs.dicom import write_dicom
-from spider_bundle.outputs.extras import require_extra
 from spider_bundle.outputs.mesh import write_meshes
+from spider_bundle.outputs.optional_dependencies import require_extra
 from spider_bundle.outputs.result import StudyResult, study_result
 from spider_bundle.outputs.study import StudyError, write_study
 

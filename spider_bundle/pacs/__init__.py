@@ -4,6 +4,6 @@ Raises:
     MissingExtraError: R03, on import, if pynetdicom is not installed.
 """
 
-from spider_bundle.outputs.extras import require_extra
+from spider_bundle.outputs.optional_dependencies import require_extra
 
 require_extra("pacs")

@@ -23,7 +23,7 @@ from spider_bundle.batch.ending import EXIT_USAGE, early_end
 from spider_bundle.batch.options import BatchOptions
 from spider_bundle.batch.runner import EXIT_FAILED, EXIT_REFUSED, EXIT_UNFINISHED, Outcome
 from spider_bundle.cli import app
-from spider_bundle.outputs.extras import MissingExtraError
+from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
 PLANTED = "PLANTED^Jane"
 LOCK = ".locks/batch.lock"

@@ -17,8 +17,7 @@ from spider_bundle.cases.case import phantom_case
 from spider_bundle.geometry import Grid
 from spider_bundle.label_app.heads import LoadEditedHeadd, check_prepared
 from spider_bundle.label_app.studies import fetch_radiographs
-from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
-from spider_bundle.outputs.colour_table import COLOUR_TABLE_FILE, slicer_colour_table
+from spider_bundle.labels import Label
 from spider_bundle.phantom import HeadPhantom
 from tests.label.placement import SHARE, agreement, assert_placed
 
@@ -197,17 +196,3 @@ def test_a_ct_away_from_the_isocentre_is_refused(stored: dict[str, Any]) -> None
     nibabel.save(nibabel.Nifti1Image(image.get_fdata(), affine), stored["image"])
     with pytest.raises(ValueError, match="CT 1 does not lie about the isocentre"):
         check_prepared(stored["image"], "CT 1")
-
-
-def test_colour_table_of_the_bundle_is_that_of_the_labels(bundle_root: Path) -> None:
-    text = (bundle_root / "configs" / COLOUR_TABLE_FILE).read_text(encoding="ascii")
-    assert text == slicer_colour_table()
-
-
-def test_slicer_reads_names_and_colours() -> None:
-    """Read as 3D Slicer does: comments left out, six values, underscores shown as spaces."""
-    rows = [line.split() for line in slicer_colour_table().splitlines() if line[0] != "#"]
-    assert all(len(row) == 6 for row in rows)
-    assert {int(row[0]): row[1].replace("_", " ") for row in rows} == LABEL_NAMES
-    assert {int(r[0]): tuple(map(int, r[2:5])) for r in rows} == LABEL_COLOURS
-    assert [int(row[5]) for row in rows] == [0, 255, 255, 255, 255, 255]

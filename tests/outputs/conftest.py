@@ -13,12 +13,8 @@ import pytest
 from spider_bundle.dicom.provenance import ProvenancedValue, ViewProvenance
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import LPS_TO_RAS, Grid
-from spider_bundle.outputs.report import (
-    ISOCENTRIC,
-    NO_COMMON_FRAME,
-    FindingFacts,
-    RunFacts,
-)
+from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME
+from spider_bundle.outputs.study import RunFacts
 
 
 @pytest.fixture
@@ -32,13 +28,12 @@ def grid() -> Grid:
 @pytest.fixture
 def facts() -> RunFacts:
     geometry = {
-        "source_to_detector": ProvenancedValue(
-            1500.0, "attribute", "DistanceSourceToDetector", "mm"
-        ),
-        "source_to_isocentre": ProvenancedValue(1000.0, "default", unit="mm"),
-        "pixel_spacing": ProvenancedValue((0.2, np.float32(0.2)), "override", unit="mm"),
+        "sdd": ProvenancedValue(1500.0, "attribute", "DistanceSourceToDetector", "mm"),
+        "sod": ProvenancedValue(1000.0, "default", unit="mm"),
+        "pitch": ProvenancedValue((0.2, np.float32(0.2)), "override", unit="mm"),
     }
-    matrix = np.arange(12.0).reshape(3, 4)
+    matrix = tuple(map(tuple, np.arange(12.0).reshape(3, 4).tolist()))
+    unknown = {"code": "E14", "severity": "warning", "message": "the source distance is unknown"}
     return RunFacts(
         device="cpu",
         weights_sha256="ab" * 32,
@@ -48,9 +43,9 @@ def facts() -> RunFacts:
         ],
         assumptions=[ISOCENTRIC, NO_COMMON_FRAME],
         findings=[
-            FindingFacts("SOD_DEFAULT", "warning", "the source distance is unknown", "SOD", "set"),
-            {"code": "LOSSY", "severity": "info", "message": "the image is compressed"},
-            {"code": "SOD_DEFAULT", "severity": "warning", "message": "also in the other view"},
+            {**unknown, "role": "frontal", "action": "state it"},
+            {"code": "E22", "severity": "info", "message": "the image is compressed"},
+            {**unknown, "message": "also in the other view"},
         ],
         timings={"read": 0.25, "decode": float("nan")},
     )

@@ -25,8 +25,8 @@ from spider_bundle.outputs.dicom_ct import (
     write_ct_series,
 )
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES, write_segmentation
-from spider_bundle.outputs.extras import EXTRAS, MissingExtraError, require_extra
 from spider_bundle.outputs.nifti import write_ct, write_labels
+from spider_bundle.outputs.optional_dependencies import EXTRAS, MissingExtraError, require_extra
 from tests.outputs.programs import conformance_errors, running_orthanc
 
 highdicom = pytest.importorskip("highdicom")

@@ -17,15 +17,10 @@ import pytest
 from PIL import Image
 
 from spider_bundle.geometry import Grid
-from spider_bundle.outputs import html
-from spider_bundle.outputs.html import (
-    IndexEntry,
-    report_page,
-    write_html_report,
-    write_index,
-)
-from spider_bundle.outputs.report import INTENDED_USE, RunFacts, build_report
-from spider_bundle.outputs.study import write_study
+from spider_bundle.outputs import html_report
+from spider_bundle.outputs.html_report import IndexEntry, report_page, write_index
+from spider_bundle.outputs.report import INTENDED_USE, FileEntry, build_report
+from spider_bundle.outputs.study import RunFacts, write_study
 from tests.outputs.programs import program
 
 KEY = "0f3a9c"
@@ -92,19 +87,22 @@ def png() -> bytes:
 
 
 def test_page_shows_what_the_report_says(facts: RunFacts, grid: Grid, png: bytes) -> None:
-    files = [{"name": f"dicom/ct/{n:04d}.dcm", "bytes": 1000, "sha256": "c" * 64} for n in range(9)]
-    files.append({"name": "ct.nii.gz", "bytes": 12345, "sha256": "d" * 64})
+    files = [FileEntry(name=f"dicom/ct/{n:04d}.dcm", bytes=1000, sha256="c" * 64) for n in range(9)]
+    files.append(FileEntry(name="ct.nii.gz", bytes=12345, sha256="d" * 64))
     agreement = {
-        role: {"pearson": 0.8125, "spearman": None, "gradient_correlation": 0.5}
-        for role in ("frontal", "lateral")
+        "pearson": 0.8125,
+        "spearman": float("nan"),
+        "gradient_correlation": 0.5,
+        "exposed_fraction": 1.0,
     }
-    report = build_report(KEY, facts, grid, files, agreement)
-    page = assert_self_contained(report_page(report, png))
+    reprojection = {"frontal": agreement, "lateral": agreement}
+    report = build_report(KEY, grid=grid, reprojection=reprojection, **vars(facts))
+    page = assert_self_contained(report_page(report.with_files(files).to_json(), png))
     for shown in (
         KEY,
         "1500 mm",
         "attribute: DistanceSourceToDetector",
-        "SOD_DEFAULT (SOD)",
+        "E14 (frontal)",
         "the source distance is unknown",
         "40 × 30 × 20",
         "1 × 2 × 3 mm",
@@ -135,9 +133,10 @@ def hostile(value: Any) -> Any:
 
 
 def test_text_cannot_become_markup(facts: RunFacts, grid: Grid, png: bytes) -> None:
-    report = build_report(KEY, facts, grid, [{"name": "a", "bytes": 1, "sha256": "b"}])
+    report = build_report(KEY, grid=grid, reprojection=None, **vars(facts))
+    report = report.with_files([FileEntry(name="a", bytes=1, sha256="b" * 64)])
     page = assert_self_contained(
-        report_page({**hostile(report), "intended_use": INTENDED_USE}, png)
+        report_page({**hostile(report.to_json()), "intended_use": INTENDED_USE}, png)
     )
     assert page.tags.count("img") == 1
     assert EVIL in " ".join(page.words)
@@ -156,11 +155,11 @@ def test_study_with_page(tmp_path: Path, study: dict[str, Any], read_study: Any)
     folder = write_study(tmp_path, KEY, html=True, **study)
     report = read_study(folder).report
     assert "report.html" in {entry["name"] for entry in report["files"]}
-    before = (folder / "report.html").read_bytes()
+    text = (folder / "report.html").read_text(encoding="utf-8")
     # made again from the files, it is the same page
-    assert write_html_report(folder).read_bytes() == before
-    assert_self_contained(before.decode("utf-8"))
-    assert str(tmp_path).encode() not in before
+    assert report_page(report, (folder / "preview.png").read_bytes()) == text
+    assert_self_contained(text)
+    assert str(tmp_path) not in text
 
 
 def test_index_of_a_batch(tmp_path: Path, study: dict[str, Any]) -> None:
@@ -284,7 +283,7 @@ def test_long_index_stays_light(
     tmp_path: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(tmp_path, "aaa", **study)
-    monkeypatch.setattr(html, "MAXIMUM_PICTURES", 2)
+    monkeypatch.setattr(html_report, "MAXIMUM_PICTURES", 2)
     path = write_index(tmp_path, [IndexEntry("aaa", "done")] * 5)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.tags.count("img") == 2

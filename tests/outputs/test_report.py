@@ -5,24 +5,30 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.report import (
-    RunFacts,
+    FileEntry,
+    Report,
     build_report,
     describe_files,
+    report_schema,
     warning_codes,
     write_report,
 )
-from spider_bundle.outputs.schema import REPORT_SCHEMA
+from spider_bundle.outputs.study import RunFacts
+from tests.outputs.conftest import sourced
+
+CANARY = "Doe^Jane^1970"
 
 CONSISTENCY = {
     "pearson": 0.9,
@@ -32,11 +38,19 @@ CONSISTENCY = {
 }
 
 
+def build(facts: RunFacts, grid: Grid, **changed: Any) -> Report:
+    known = {
+        **vars(facts),
+        "grid": grid,
+        "reprojection": {"frontal": CONSISTENCY, "lateral": CONSISTENCY},
+    }
+    report = build_report("abc123", **{**known, **changed})
+    return report.with_files([FileEntry(name="dicom/0001.dcm", bytes=3, sha256="0" * 64)])
+
+
 @pytest.fixture
 def report(facts: RunFacts, grid: Grid) -> dict[str, Any]:
-    reprojection = {"frontal": CONSISTENCY, "lateral": CONSISTENCY}
-    files = [{"name": "dicom/0001.dcm", "bytes": 3, "sha256": "0" * 64}]
-    return build_report("abc123", facts, grid, files, reprojection)
+    return build(facts, grid).to_json()
 
 
 def refuse(constant: str) -> None:
@@ -44,8 +58,18 @@ def refuse(constant: str) -> None:
 
 
 def test_schema_is_a_schema_and_the_report_satisfies_it(report: dict[str, Any]) -> None:
-    jsonschema.Draft202012Validator.check_schema(REPORT_SCHEMA)
-    jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(report)
+    jsonschema.Draft202012Validator.check_schema(report_schema())
+    jsonschema.Draft202012Validator(report_schema()).validate(report)
+
+
+def changed(report: dict[str, Any], path: Sequence[str | int], value: object) -> dict[str, Any]:
+    """The report with one value in another's place."""
+    wrong: Any = copy.deepcopy(report)
+    inner = wrong
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return wrong
 
 
 @pytest.mark.parametrize(
@@ -54,7 +78,7 @@ def test_schema_is_a_schema_and_the_report_satisfies_it(report: dict[str, Any]) 
         (["intended_use"], "diagnosis"),
         (["schema_version"], "0.9"),
         (["weights_sha256"], "not a digest"),
-        (["views", 0, "geometry", "source_to_detector", "source"], "guess"),
+        (["views", 0, "geometry", "sdd", "source"], "guess"),
         (["views", 0, "PatientName"], "Doe^Jane"),
         (["findings", 0, "severity"], "fatal"),
         (["files", 0, "name"], "/home/someone/ct.nii.gz"),
@@ -63,33 +87,58 @@ def test_schema_is_a_schema_and_the_report_satisfies_it(report: dict[str, Any]) 
         (["patient"], "Doe^Jane"),
     ],
 )
-def test_schema_refuses(report: dict[str, Any], path: list[str | int], value: object) -> None:
-    wrong: Any = copy.deepcopy(report)
-    inner = wrong
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = value
+def test_schema_and_model_refuse(
+    report: dict[str, Any], path: list[str | int], value: object
+) -> None:
+    wrong = changed(report, path, value)
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(wrong)
+        jsonschema.Draft202012Validator(report_schema()).validate(wrong)
+    with pytest.raises(ValidationError):
+        Report.model_validate(wrong)
 
 
-def test_every_required_key_is_required(report: dict[str, Any]) -> None:
+def test_every_key_is_required(report: dict[str, Any]) -> None:
     for key in report:
         wrong = {name: value for name, value in report.items() if name != key}
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.Draft202012Validator(REPORT_SCHEMA).validate(wrong)
+            jsonschema.Draft202012Validator(report_schema()).validate(wrong)
+
+
+def leaves(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The way to every value that holds no others, and to all that hold them."""
+    if path:
+        yield path
+    children: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        children = value.items()
+    elif isinstance(value, list):
+        children = enumerate(value)
+    for key, child in children:
+        yield from leaves(child, (*path, key))
+
+
+def test_no_value_is_quoted_by_an_error(report: dict[str, Any]) -> None:
+    told = []
+    for path in leaves(report):
+        for value in (CANARY, [CANARY], {"value": CANARY}, Path(CANARY), CANARY.encode()):
+            try:
+                Report.model_validate(changed(report, path, value))
+            except ValidationError as error:
+                told += [str(error), repr(error)]
+    assert len(told) > 800
+    assert not [text for text in told if CANARY in text]
 
 
 def test_content(report: dict[str, Any], grid: Grid) -> None:
     frontal = report["views"][0]["geometry"]
-    assert frontal["source_to_detector"] == {
+    assert frontal["sdd"] == {
         "value": 1500.0,
         "source": "attribute",
         "attribute": "DistanceSourceToDetector",
         "unit": "mm",
     }
-    assert frontal["source_to_isocentre"]["source"] == "default"
-    assert frontal["pixel_spacing"]["value"] == pytest.approx([0.2, 0.2])
+    assert frontal["sod"]["source"] == "default"
+    assert frontal["pitch"]["value"] == pytest.approx([0.2, 0.2])
     assert report["views"][0]["projection"][1] == [4.0, 5.0, 6.0, 7.0]
     assert report["grid"]["spacing_mm"] == pytest.approx([1.0, 2.0, 3.0])
     assert report["grid"]["shape"] == [40, 30, 20]
@@ -105,37 +154,41 @@ def test_content(report: dict[str, Any], grid: Grid) -> None:
 
 
 def test_file_has_no_nan_and_a_deterministic_order(
-    tmp_path: Path, report: dict[str, Any], facts: RunFacts, grid: Grid
+    tmp_path: Path, facts: RunFacts, grid: Grid
 ) -> None:
+    report = build(facts, grid)
     write_report(tmp_path / "a.json", report)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
-    assert json.loads(text, parse_constant=refuse) == report
-    shuffled = replace(facts, timings=dict(reversed(list(facts.timings.items()))))
-    reprojection = {"lateral": CONSISTENCY, "frontal": dict(reversed(CONSISTENCY.items()))}
-    files = [{"sha256": "0" * 64, "name": "dicom/0001.dcm", "bytes": 3}]
-    write_report(tmp_path / "b.json", build_report("abc123", shuffled, grid, files, reprojection))
+    assert json.loads(text, parse_constant=refuse) == report.to_json()
+    again = build(
+        facts,
+        grid,
+        timings=dict(reversed(list(facts.timings.items()))),
+        reprojection={"lateral": CONSISTENCY, "frontal": dict(reversed(CONSISTENCY.items()))},
+    )
+    write_report(tmp_path / "b.json", again)
     assert (tmp_path / "b.json").read_text(encoding="utf-8") == text
     assert "-0.0" not in text
 
 
-def test_paths_have_no_place_in_a_report(facts: RunFacts, grid: Grid) -> None:
-    leaking = replace(facts, findings=[{"code": "X", "message": Path("/data/Doe_Jane")}])
-    with pytest.raises(TypeError, match="cannot hold"):
-        build_report("abc123", leaking, grid)
+def test_text_is_not_taken_for_a_number(facts: RunFacts, grid: Grid) -> None:
+    views: Any = copy.deepcopy(facts.views)
+    views[0]["geometry"]["frame"] = sourced("1000", "override")
+    assert build(facts, grid, views=views).views[0].geometry["frame"].value == "1000"
 
 
 def test_describe_files(tmp_path: Path) -> None:
     (tmp_path / "dicom").mkdir()
     (tmp_path / "dicom" / "1.dcm").write_bytes(b"abc")
     (tmp_path / "bone.stl").write_bytes(b"")
-    assert describe_files(tmp_path) == [
+    assert [entry.model_dump() for entry in describe_files(tmp_path)] == [
         {"name": "bone.stl", "bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()},
         {"name": "dicom/1.dcm", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()},
     ]
 
 
 def test_warning_codes_leave_out_information_and_repetition(facts: RunFacts) -> None:
-    assert warning_codes(facts.findings) == ["SOD_DEFAULT"]
+    assert warning_codes(facts.findings) == ["E14"]
 
 
 class TestConsistency:

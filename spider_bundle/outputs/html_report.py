@@ -1,0 +1,250 @@
+"""Pages for people: one report for each study, and an index of a batch.
+
+A page is one file. It loads nothing and runs no script; a content security policy says so to the
+browser as well. The templates escape every text. Equal reports give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from spider_bundle import __version__
+from spider_bundle.files import atomic_path
+from spider_bundle.outputs.preview import PREVIEW_FILE
+from spider_bundle.outputs.report import INTENDED_USE, REPORT_FILE
+
+HTML_FILE = "report.html"
+INDEX_FILE = "index.html"
+
+STATES: tuple[str, ...] = ("done", "refused", "failed")
+"""How a study of a batch can end."""
+
+DAMAGED = "damaged"
+"""Shown in place of the state of a study whose result cannot be read."""
+
+MAXIMUM_PICTURES = 500
+"""Studies of an index that are shown with a picture; more would make the page slow."""
+
+_THUMBNAIL_WIDTH = 480
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """One study of a batch.
+
+    Attributes:
+        study_key: Keyed hash of the study; empty if it could not be read so far.
+        state: One of :data:`STATES`.
+        findings: Findings of a refusal or failure, with ``code``, ``message`` and perhaps
+            ``severity`` and ``action``; those of a study that is done come from its report.
+        seconds: How long it took, if known.
+    """
+
+    study_key: str
+    state: str
+    findings: Sequence[Mapping[str, Any]] = ()
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What an index shows of a study."""
+
+    findings: Sequence[Mapping[str, Any]] = ()
+    views: Sequence[Mapping[str, Any]] = ()
+    reprojection: Mapping[str, Any] = field(default_factory=dict)
+    software: Sequence[str] = ()
+    weights: str = ""
+    picture: str = ""
+    link: str = ""
+    is_damaged: bool = False
+
+
+def report_page(report: Mapping[str, Any], preview: bytes) -> str:
+    """Return the page of one study.
+
+    Args:
+        report: Content of ``report.json``.
+        preview: The preview picture, PNG.
+    """
+    files: list[Mapping[str, Any]] = []
+    series: dict[PurePosixPath, list[int]] = {}
+    for entry in report["files"]:
+        name = PurePosixPath(entry["name"])
+        if name.name == HTML_FILE:  # it cannot hold its own hash
+            continue
+        if len(name.parts) > 2:  # the slices of a series are one row
+            series.setdefault(name.parent, []).append(entry["bytes"])
+        else:
+            files.append(entry)
+    picture = _data_url("image/png", preview)
+    return _render("report.html", report=report, preview=picture, files=files, series=series)
+
+
+def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -> Path:
+    """Write ``index.html`` of a batch into its output folder, atomically.
+
+    A study whose result cannot be read, or is no result, is shown as :data:`DAMAGED`; it does not
+    concern the others.
+
+    Args:
+        folder: Output folder, which holds a folder for each study that is done.
+        entries: The studies in the order to show them.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: A state is none of :data:`STATES`.
+        OSError: The page cannot be written.
+    """
+    listed = list(entries)
+    unknown = {entry.state for entry in listed} - set(STATES)
+    if unknown:
+        raise ValueError(f"states are {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
+    rows, shown, studies, pictures = [], [], [], 0
+    for entry in listed:
+        row, study = _row(Path(folder), entry, pictures < MAXIMUM_PICTURES)
+        rows.append(row)
+        shown.append(DAMAGED if study.is_damaged else entry.state)
+        studies.append(study)
+        pictures += bool(study.picture)
+    states = [*STATES, DAMAGED] if DAMAGED in shown else STATES
+    versions = {text for study in studies for text in study.software}
+    page = _render(
+        "index.html",
+        rows=rows,
+        counts={state: shown.count(state) for state in states},
+        software=sorted(versions) or [f"spider_bundle {__version__}"],
+        weights=sorted({study.weights for study in studies if study.weights}),
+    )
+    target = Path(folder, INDEX_FILE)
+    write_page(target, page)
+    return target
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page as UTF-8, atomically.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        # JSON can hold half a surrogate pair, which is no text
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("spider_bundle.outputs"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "quantity": _quantity}
+    return environment
+
+
+def _render(template: str, **values: Any) -> Markup:
+    page = _environment().get_template(template).render(intended_use=INTENDED_USE, **values)
+    return Markup(page)
+
+
+def _row(folder: Path, entry: IndexEntry, with_picture: bool) -> tuple[Markup, _Study]:
+    """Return the row of a study, and what it shows; a damaged study concerns this row only."""
+    study = _Study(findings=entry.findings)
+    try:
+        if entry.state == "done":
+            study = _finished_study(folder, entry.study_key, with_picture)
+        return _render_row(entry, study), study
+    except Exception:  # anything may stand in files of earlier runs
+        study = _Study(findings=[_damage("what is stored of it")], is_damaged=True)
+        return _render_row(IndexEntry(entry.study_key, entry.state), study), study
+
+
+def _render_row(entry: IndexEntry, study: _Study) -> Markup:
+    state = DAMAGED if study.is_damaged else entry.state
+    return _render("index_row.html", entry=entry, study=study, state=state)
+
+
+def _damage(subject: str) -> dict[str, str]:
+    """Return a finding about a result that cannot be read."""
+    return {
+        "severity": "error",
+        "message": f"the result is damaged: {subject} cannot be read",
+        "action": "run the batch again with the study's radiographs in the input",
+    }
+
+
+def _finished_study(folder: Path, key: str, with_picture: bool) -> _Study:
+    """Read a finished study; one whose report is gone is shown without details.
+
+    Raises:
+        Exception: Its report cannot be read, or is no report; of many kinds.
+    """
+    try:
+        report = json.loads((folder / key / REPORT_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        gone = {"severity": "error", "message": "the study's report is no longer in its folder"}
+        return _Study(findings=[gone])
+    link = HTML_FILE if (folder / key / HTML_FILE).is_file() else REPORT_FILE
+    findings, picture = list(report["findings"]), ""
+    if with_picture:
+        try:
+            picture = _thumbnail(folder / key / PREVIEW_FILE)
+        except Exception:  # Pillow's readers have many kinds of errors
+            findings.append(_damage("its picture"))
+    return _Study(
+        findings=findings,
+        views=list(report["views"]),
+        reprojection=report["reprojection"] or {},
+        software=[f"{name} {value}" for name, value in report["software"].items() if value],
+        weights=str(report["weights_sha256"] or ""),
+        picture=picture,
+        link=f"{key}/{link}",
+        is_damaged=with_picture and not picture,
+    )
+
+
+def _thumbnail(path: Path) -> str:
+    """Return a small picture as a data URL.
+
+    Raises:
+        Exception: It cannot be read; of many kinds.
+    """
+    with Image.open(path) as picture:
+        small = picture.convert("RGB")
+        small.thumbnail((_THUMBNAIL_WIDTH, _THUMBNAIL_WIDTH))
+    stream = io.BytesIO()
+    small.save(stream, "JPEG", quality=80)
+    return _data_url("image/jpeg", stream.getvalue())
+
+
+def _data_url(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _number(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.4g}"
+
+
+def _quantity(item: Mapping[str, Any]) -> str:
+    """Return a sourced value with its unit as text."""
+    value = item["value"]
+    many = value if isinstance(value, list) else [value]
+    shown = ", ".join(v if isinstance(v, str) else _number(v) for v in many)
+    return f"{shown} {item.get('unit') or ''}".strip()
