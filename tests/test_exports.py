@@ -21,7 +21,7 @@ from spider_bundle.geometry import Grid, ViewPosition, isocentric_view
 from spider_bundle.intensity import denormalise_hu
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
-from spider_bundle.outputs import extras
+from spider_bundle.outputs import optional_dependencies
 from spider_bundle.outputs.optional_dependencies import MissingExtraError
 from tests.tiny import TINY_NETWORK
 
@@ -141,9 +141,9 @@ def test_onnx_without_its_packages_is_refused_with_the_way_out(
     network: SPIDER, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def absent(package: str) -> str:
-        raise extras.PackageNotFoundError(package)
+        raise optional_dependencies.PackageNotFoundError(package)
 
-    monkeypatch.setattr(extras, "version", absent)
+    monkeypatch.setattr(optional_dependencies, "version", absent)
     with pytest.raises(MissingExtraError, match=r"R03 .* needs onnx .*'spider-bundle\[onnx\]'"):
         export_onnx(network, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from spider_bundle.dicom.provenance import ViewProvenance
 from spider_bundle.files import sync, sync_tree
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.consistency import reprojection_consistency
@@ -53,7 +54,7 @@ class RunFacts:
 
     device: str
     weights_sha256: str | None
-    views: Sequence[Mapping[str, Any]]
+    views: Sequence[ViewProvenance]
     assumptions: Sequence[str] = ()
     findings: Sequence[Mapping[str, Any]] = ()
     timings: Mapping[str, float] = field(default_factory=dict)

@@ -394,12 +394,12 @@ def test_missing_packages_are_named(
 ) -> None:
     def version(package: str) -> str:
         if found is None:
-            raise extras.PackageNotFoundError(package)
+            raise optional_dependencies.PackageNotFoundError(package)
         return found
 
-    from spider_bundle.outputs import extras
+    from spider_bundle.outputs import optional_dependencies
 
-    monkeypatch.setattr(extras, "version", version)
+    monkeypatch.setattr(optional_dependencies, "version", version)
     if not fails:
         require_extra("dicom")
         return

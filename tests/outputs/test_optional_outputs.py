@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from spider_bundle.cli import EXIT_FAILED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.write import save_dataset
-from spider_bundle.outputs import extras, transforms
+from spider_bundle.outputs import optional_dependencies, transforms
 
 pytest.importorskip("highdicom")
 pytest.importorskip("skimage")
@@ -128,7 +128,9 @@ def test_usage_is_checked_before_the_run(
     code, output = infer(pair, tmp_path / "out", "--keep-identity")
     assert code == EXIT_USAGE
     assert "--dicom" in output
-    monkeypatch.setattr(extras, "EXTRAS", {"dicom": {"no-such-package": 0}, "mesh": {}})
+    monkeypatch.setattr(
+        optional_dependencies, "EXTRAS", {"dicom": {"no-such-package": 0}, "mesh": {}}
+    )
     code, output = infer(pair, tmp_path / "out", "--dicom")
     assert code == EXIT_USAGE
     assert "R03" in output

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.report import (
@@ -26,7 +28,6 @@ from spider_bundle.outputs.report import (
     write_report,
 )
 from spider_bundle.outputs.study import RunFacts
-from tests.outputs.conftest import sourced
 
 CANARY = "Doe^Jane^1970"
 
@@ -172,9 +173,8 @@ def test_file_has_no_nan_and_a_deterministic_order(
 
 
 def test_text_is_not_taken_for_a_number(facts: RunFacts, grid: Grid) -> None:
-    views: Any = copy.deepcopy(facts.views)
-    views[0]["geometry"]["frame"] = sourced("1000", "override")
-    assert build(facts, grid, views=views).views[0].geometry["frame"].value == "1000"
+    view = replace(facts.views[0], geometry={"frame": ProvenancedValue("1000", "override")})
+    assert build(facts, grid, views=[view, view]).views[0].geometry["frame"].value == "1000"
 
 
 def test_describe_files(tmp_path: Path) -> None:

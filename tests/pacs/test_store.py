@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.files import file_sha256
-from spider_bundle.outputs import extras
+from spider_bundle.outputs import optional_dependencies
 from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import Peer
 from spider_bundle.pacs.store import Patience, send_results, store_files
@@ -312,7 +312,7 @@ def test_without_the_extra(
     invoke: Callable[..., tuple[int, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(extras, "EXTRAS", {"pacs": {"no-such-package": 0}})
+    monkeypatch.setattr(optional_dependencies, "EXTRAS", {"pacs": {"no-such-package": 0}})
     options = ["--allow-any"] if command == "listen" else ["--to", "PACS@localhost:104"]
     code, output = invoke(command, tmp_path, *options)
     assert code == EXIT_USAGE
