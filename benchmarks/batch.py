@@ -33,6 +33,7 @@ from spider_bundle.batch.runner import run_batch
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.phantom import HeadPhantom
+from spider_bundle.resources import available_cores
 
 HEADS = 4
 """Different heads; the studies take turns."""
@@ -67,7 +68,8 @@ def main() -> None:
     first = min(e["elapsed_s"] - sum(e["seconds"].values()) for e in ended)
     batch = ended[-1]["elapsed_s"] - first
     print(
-        f"{cores()} CPU cores, torch {torch.__version__}, Python {platform.python_version()}; "
+        f"{available_cores()} CPU cores, torch {torch.__version__}, "
+        f"Python {platform.python_version()}; "
         f"{options.studies} studies of {options.pixels} x {options.pixels} pixels, "
         f"{options.shape} voxels of {options.spacing} mm along each axis; "
         f"{workers} workers; "
@@ -122,12 +124,6 @@ def write_studies(source: Path, options: argparse.Namespace) -> None:
             write_demo_pair(folder, head, name=f"batch {number}", pitch=pitch, shape=size)
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-
-
 def alone(options: argparse.Namespace, parts: int) -> float:
     """Seconds of the network for a study, in some other processes at once."""
     names = ("folder", "studies", "pixels", "shape", "spacing")
@@ -146,7 +142,7 @@ def alone(options: argparse.Namespace, parts: int) -> float:
 
 def network_seconds(options: argparse.Namespace) -> str:
     """Seconds of the network for each study of a part, from images that are in memory."""
-    torch.set_num_threads(max(1, cores() // options.parts))
+    torch.set_num_threads(max(1, available_cores() // options.parts))
     workflow = inference_workflow(
         {
             "dataset_dir": str(inputs(options)),

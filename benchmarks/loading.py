@@ -11,7 +11,6 @@ takes.
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import time
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.utils import set_determinism
+
+from spider_bundle.resources import available_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADS = 4
@@ -36,10 +37,10 @@ def main() -> None:
     parameters = sum(p.numel() for p in parser.get_parsed_content("network").parameters())
     taken = options.batch_size / step_seconds(parser, next(iter(loader)), options.steps)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
-        f"{name}, {cores} CPU cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"Python {platform.python_version()}; {parameters / 1e6:.2f} M parameters, batches of "
+        f"{name}, {available_cores()} CPU cores, {torch.get_num_threads()} threads, "
+        f"torch {torch.__version__}, Python {platform.python_version()}; "
+        f"{parameters / 1e6:.2f} M parameters, batches of "
         f"{options.batch_size} cases\n"
     )
     print("| loading processes | cases prepared/s | cases trained/s | ratio |")

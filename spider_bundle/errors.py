@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass
 
 from spider_bundle.codes import CODES, Code, Info, Severity
 
-__all__ = ["CODES", "Code", "Finding", "Info", "Severity", "SpiderError", "finding", "line"]
+__all__ = [
+    "CODES",
+    "Code",
+    "Finding",
+    "Info",
+    "Severity",
+    "SpiderError",
+    "finding",
+    "line",
+    "root_cause",
+]
 
 
 @dataclass(frozen=True)
@@ -123,3 +133,10 @@ class SpiderError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the error that others wrap, as MONAI's ``Compose`` does with those of transforms."""
+    while not isinstance(error, SpiderError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error

@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +24,7 @@ from spider_bundle.api import Reconstructor
 from spider_bundle.files import atomic_path
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import LABEL_NAMES
+from spider_bundle.logs import silenced
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs.optional_dependencies import require_extra
 from spider_bundle.outputs.report import INTENDED_USE
@@ -132,7 +132,7 @@ def export_onnx(
     graph = _graph(network, part, image_size)
     batch, count = torch.export.Dim("batch"), torch.export.Dim("points")
     shapes = {n: {0: batch, 1: count} if n == "points" else {0: batch} for n in graph.inputs}
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), silenced("torch.onnx", logging.ERROR):
         program = torch.onnx.export(
             graph.module,
             tuple(graph.inputs.values()),
@@ -205,15 +205,3 @@ def _description(part: Part) -> dict[str, str]:
         "hu_window": json.dumps(HU_WINDOW),
         "intended_use": INTENDED_USE,
     }
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's remarks on packages that nothing here needs out of logs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

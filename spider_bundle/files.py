@@ -1,13 +1,22 @@
-"""Files that appear under their name only when they are complete and on disk; hashes; folders."""
+"""Write files that appear only when complete and on disk; hash files; walk folders."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: ``errno`` of a disk that is full, or on which this user may use no more.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def reason(error: OSError) -> str:
+    """Return why the operating system refused something, without the path, for messages."""
+    return error.strerror or type(error).__name__
 
 
 def sync(path: Path) -> None:
@@ -77,7 +86,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file as 64 hexadecimal digits.
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises:
         OSError: The file cannot be read.
@@ -90,14 +99,14 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def files_below(root: Path, excluded: Path | None = None) -> Iterator[Path]:
-    """Every file below a folder in a fixed order, then the folders that cannot be listed.
+    """Yield all files below a folder in a fixed order, then the folders that cannot be listed.
 
-    Pipes and devices are left out, as reading them would wait for ever, and links to folders are
-    not followed. What cannot be looked at is given too: whoever opens it is told why not.
+    Pipes and devices are left out, as reading them could block, and links to folders are not
+    followed. Files that cannot be examined are included; opening them tells why.
 
     Args:
         root: The folder.
-        excluded: A folder that is passed over, resolved.
+        excluded: A folder to leave out, resolved.
     """
     closed: list[Path] = []
     for folder, folders, names in os.walk(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from spider_bundle.arrays import FloatArray
 
 LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
 

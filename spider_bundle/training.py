@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data.distributed import DistributedSampler
 
 from spider_bundle.files import atomic_path
+from spider_bundle.resources import available_cores
 from spider_bundle.weights import save_weights
 
 _log = logging.getLogger(__name__)
@@ -67,10 +68,8 @@ def loading_workers(device: torch.device | str) -> int:
     """
     if torch.device(device).type != "cuda":
         return 0
-    # the cores that this process may use, where the system tells
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MOST_WORKERS, available_cores() // trainings))
 
 
 class SharedRandomSampler(DistributedSampler):

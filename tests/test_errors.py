@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from spider_bundle.errors import CODES, Code, Severity, SpiderError, finding, line
+from spider_bundle.errors import CODES, Code, Severity, SpiderError, finding, line, root_cause
 
 WARNINGS = {"E07", "E13", "E15", "E17", "E18", "E20", "E21", "E22"}
 FAMILIES = {"E": 24, "A": 6, "K": 1, "R": 11, "S": 1, "N": 14, "P": 14}
@@ -83,3 +83,13 @@ def test_a_line_names_code_role_message_and_action() -> None:
     info = CODES[Code.NO_DISK_SPACE]
     assert line(Code.NO_DISK_SPACE) == f"R06 {info.condition}. To do: {info.action}."
     assert line(Code.NO_DISK_SPACE, "m", role="batch", action="a") == "R06 (batch) m. To do: a."
+
+
+def test_the_root_of_an_error_is_what_others_wrap() -> None:
+    root, coded = KeyError("x"), SpiderError(Code.NO_HEAD)
+    coded.__cause__ = ValueError("inner")
+    for cause in (root, coded):
+        outer = RuntimeError("applying a transform")
+        outer.__cause__ = cause
+        assert root_cause(outer) is cause
+    assert root_cause(root) is root

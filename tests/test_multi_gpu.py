@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +64,7 @@ def test_draws_are_uniform_with_replacement() -> None:
 
 
 def test_loading_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(24)), raising=False)
+    monkeypatch.setattr("spider_bundle.training.available_cores", lambda: 24)
     assert loading_workers("cpu") == 0
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loading_workers("cuda") == 8

@@ -15,7 +15,6 @@ from typing import Any
 from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.codes import BatchCode, BatchError
-from spider_bundle.batch.machine import available_cores, available_memory
 from spider_bundle.batch.profile import Profile, read_profile
 from spider_bundle.batch.site_key import create_key_file, read_key_file
 from spider_bundle.batch.worker import Pipeline, WorkerSettings, inference_config
@@ -23,6 +22,7 @@ from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import PUBLIC_KEY
 from spider_bundle.files import file_sha256
+from spider_bundle.resources import available_cores, available_memory
 
 _log = logging.getLogger(__name__)
 
@@ -251,7 +251,7 @@ def worker_count(options: BatchOptions) -> int:
 
     On a CPU one per core, for a core that has a study to itself waits for no other: at most 8, and
     as many as there are 3 GiB of memory for. Limits of a container count, see
-    :mod:`~spider_bundle.batch.machine`. One on a GPU, and one on a cluster.
+    :mod:`~spider_bundle.resources`. One on a GPU, and one on a cluster.
     """
     if options.jobs is not None:
         return options.jobs

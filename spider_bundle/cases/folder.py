@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import hmac
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,10 +28,11 @@ from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
 from spider_bundle.cases.resampling import resample
 from spider_bundle.cases.scan import Scan, ScanSource, find_scans, read_nifti, read_scan
 from spider_bundle.cases.sheet import write_sheets, write_tile
-from spider_bundle.dicom.header import quiet
 from spider_bundle.dicom.pair import PUBLIC_KEY
 from spider_bundle.files import atomic_path
+from spider_bundle.logs import is_debugging, silent_pydicom
 from spider_bundle.outputs.nifti import write_ct, write_labels
+from spider_bundle.pseudonym import pseudonym
 
 _log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ def prepare_folder(
     root, out = Path(folder), Path(output)
     if not root.is_dir():
         raise NotADirectoryError("the folder of scans does not exist")
-    with quiet():  # what DICOM readers say may quote identifiers
+    with silent_pydicom():  # what DICOM readers say may quote identifiers
         sources = find_scans(
             root,
             contours=options.contours,
@@ -153,12 +152,12 @@ def prepare_folder(
 
 def case_id(source: ScanSource, key: str = PUBLIC_KEY) -> str:
     """Name of a scan in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
-    return _keyed(key, "scan", source.uid)[:16]
+    return pseudonym(key, f"scan:{source.uid}")[:16]
 
 
 def subject_id(source: ScanSource, key: str = PUBLIC_KEY) -> str:
     """Name of a patient in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
-    return _keyed(key, "patient", source.patient)[:16]
+    return pseudonym(key, f"patient:{source.patient}")[:16]
 
 
 def is_validation(subject: str, share: float) -> bool:
@@ -197,10 +196,6 @@ def read_isocentres(path: str | Path) -> dict[str, tuple[float, float, float]]:
     return found
 
 
-def _keyed(key: str, kind: str, text: str) -> str:
-    return hmac.new(key.encode(), f"{kind}:{text}".encode(), hashlib.sha256).hexdigest()
-
-
 def _stated(
     sources: Sequence[ScanSource], isocentres: Mapping[str, Sequence[float]], key: str
 ) -> dict[str, npt.NDArray[np.float64]]:
@@ -226,7 +221,7 @@ def _fingerprint(
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     where = None if isocentre is None else isocentre.tolist()
     facts = [__version__, options.spacing, options.size, where, source.patient, stats]
-    return _keyed(options.key, "inputs", json.dumps(facts))
+    return pseudonym(options.key, f"inputs:{json.dumps(facts)}")
 
 
 def _finished(target: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -289,7 +284,7 @@ def _prepare(
     except OSError:
         raise
     except Exception as error:  # whatever it is, it must not take other scans down
-        if os.environ.get("SPIDER_DEBUG"):
+        if is_debugging():
             raise
         detail = type(error).__name__  # its text may name files
         return record | {"code": Code.P14.value, "detail": detail, "verdict": "reject"}

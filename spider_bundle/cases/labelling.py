@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from spider_bundle.arrays import Mask
 from spider_bundle.labels import Label
-
-BodyMask = npt.NDArray[np.bool_]
 
 BODY_HU = -300.0
 """Body is denser than this."""
@@ -63,7 +62,7 @@ def label_head(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> npt.ND
     return labels
 
 
-def head_mask(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> BodyMask:
+def head_mask(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> Mask:
     """Head with all its cavities, without headrest and table.
 
     Args:
@@ -87,9 +86,7 @@ def head_mask(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> BodyMas
     return closed
 
 
-def _intracranial(
-    soft: BodyMask, bone: BodyMask, step: npt.NDArray[np.float64], voxel_ml: float
-) -> BodyMask:
+def _intracranial(soft: Mask, bone: Mask, step: npt.NDArray[np.float64], voxel_ml: float) -> Mask:
     """The part of the soft tissue around the deepest core: the brain and its surroundings."""
     depth = ndimage.distance_transform_edt(soft, sampling=step)
     parts, count = ndimage.label(depth > _CORE_MM)
@@ -108,36 +105,36 @@ def _intracranial(
     return ndimage.binary_fill_holes(_largest(opened & grown)) & ~bone
 
 
-def _eroded(mask: BodyMask, radius: float, step: npt.NDArray[np.float64]) -> BodyMask:
+def _eroded(mask: Mask, radius: float, step: npt.NDArray[np.float64]) -> Mask:
     """Erosion by a ball in mm; the border of the array does not erode."""
     padded = np.pad(mask, 1, mode="edge")
     if padded.all():
         return mask
-    inner: BodyMask = ndimage.distance_transform_edt(padded, sampling=step) > radius
+    inner: Mask = ndimage.distance_transform_edt(padded, sampling=step) > radius
     return inner[1:-1, 1:-1, 1:-1]
 
 
-def _dilated(mask: BodyMask, radius: float, step: npt.NDArray[np.float64]) -> BodyMask:
+def _dilated(mask: Mask, radius: float, step: npt.NDArray[np.float64]) -> Mask:
     """Dilation by a ball in mm."""
     if not mask.any():
         return mask
-    outer: BodyMask = ndimage.distance_transform_edt(~mask, sampling=step) <= radius
+    outer: Mask = ndimage.distance_transform_edt(~mask, sampling=step) <= radius
     return outer
 
 
-def _largest(mask: BodyMask) -> BodyMask:
+def _largest(mask: Mask) -> Mask:
     """Largest face-connected component."""
     parts, count = ndimage.label(mask)
     if count < 2:
         return mask
-    largest: BodyMask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+    largest: Mask = parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
     return largest
 
 
-def _without_specks(mask: BodyMask, voxels: float) -> BodyMask:
+def _without_specks(mask: Mask, voxels: float) -> Mask:
     """Components (26-neighbourhood) of more than a number of voxels."""
     parts, _ = ndimage.label(mask, structure=np.ones((3, 3, 3)))
     large = np.bincount(parts.ravel()) > voxels
     large[0] = False
-    kept: BodyMask = large[parts]
+    kept: Mask = large[parts]
     return kept

@@ -15,11 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
+from spider_bundle.arrays import FloatArray
 from spider_bundle.cases.resampling import block_means, covering_grid, resample
 from spider_bundle.geometry import Grid
 from spider_bundle.phantom import HeadPhantom
-
-FloatArray = npt.NDArray[np.float64]
 
 ISOCENTRE_IN_TEMPLATE: tuple[float, float, float] = (0.0, -14.4, -8.8)
 """Where the isocentre of the training heads lies in the analytic head, LPS mm.

@@ -9,9 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from spider_bundle.arrays import Float32Array
 from spider_bundle.geometry import Grid
-
-FloatArray = npt.NDArray[np.float32]
 
 _FWHM = math.sqrt(8 * math.log(2))
 """Full width at half maximum of a Gaussian of unit standard deviation."""
@@ -19,7 +18,7 @@ _FWHM = math.sqrt(8 * math.log(2))
 
 def resample(
     values: npt.NDArray[Any], measured: npt.NDArray[np.bool_], source: Grid, target: Grid
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Float32Array, Float32Array]:
     """Resample by a Gaussian as wide as the target's voxels and linear interpolation.
 
     Where source and target voxels coincide, values are kept exactly. Grids may be oblique or
@@ -59,7 +58,7 @@ def resample(
     return np.where(share > 1e-3, weighted / np.maximum(share, 1e-3), 0.0), share
 
 
-def block_means(values: npt.NDArray[Any], grid: Grid, spacing: float) -> tuple[FloatArray, Grid]:
+def block_means(values: npt.NDArray[Any], grid: Grid, spacing: float) -> tuple[Float32Array, Grid]:
     """Means over blocks of whole voxels, for a quick look at a large volume.
 
     Args:

@@ -20,11 +20,10 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
+from spider_bundle.arrays import Mask
 from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
-from spider_bundle.dicom.header import quiet
 from spider_bundle.geometry import LPS_TO_RAS, Grid
-
-Mask = npt.NDArray[np.bool_]
+from spider_bundle.logs import silent_pydicom
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _IMAGES = "1.2.840.10008.5.1.4.1.1."
@@ -167,7 +166,7 @@ def read_scan(source: ScanSource) -> Scan:
     if source.files[0].name.lower().endswith(_NIFTI):
         scan = read_nifti(source.files[0])
     else:
-        with quiet():  # values are decoded when they are first used
+        with silent_pydicom():  # values are decoded when they are first used
             scan = _read_series(source.files)
     _check(scan)
     return scan
@@ -218,7 +217,7 @@ def _existing(path: Path) -> Path | None:
 def _header(path: Path) -> Any | None:
     """Header of a DICOM file with an image, or None."""
     try:
-        with quiet():
+        with silent_pydicom():
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
     except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError):
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
+
+from spider_bundle.files import reason
+from spider_bundle.logs import is_debugging
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -52,6 +54,6 @@ def written(subject: str, action: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if os.environ.get("SPIDER_DEBUG"):
+        if is_debugging():
             raise
-        fail(f"R01 {subject} ({error.strerror or type(error).__name__}). To do: {action}.")
+        fail(f"R01 {subject} ({reason(error)}). To do: {action}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +23,8 @@ from spider_bundle.cli.options import (
     computation,
     config_path,
 )
+from spider_bundle.errors import Code, line, root_cause
+from spider_bundle.logs import is_debugging
 
 
 def infer(
@@ -131,16 +132,15 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, 
         dataset = workflow.parser.get_parsed_content("dataset")
         writer = workflow.parser.get_parsed_content("writer")
     except Exception as error:
-        if os.environ.get("SPIDER_DEBUG"):
+        if is_debugging():
             raise
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        # the text of an unexpected error may quote a path or an attribute: name its kind only
-        fail(
-            f"R02 the run failed ({type(cause).__name__}). To do: run again with SPIDER_DEBUG=1 to "
-            "see where; the details may name files. Results that are complete stay."
+        # its text may quote a path or an attribute: name its kind only
+        kind = type(root_cause(error)).__name__
+        action = (
+            "run again with SPIDER_DEBUG=1 to see where; the details may name files. Results that "
+            "are complete stay"
         )
+        fail(line(Code.RUN_FAILED, f"the run failed ({kind})", action=action))
     return dataset.refused, len(writer.failed), len(dataset) - len(writer.failed)
 
 

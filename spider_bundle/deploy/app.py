@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from spider_bundle.deploy.operators import (
     ReconstructionOperator,
 )
 from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
+from spider_bundle.logs import is_debugging
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         application.run()
     except Exception as error:
-        if os.environ.get("SPIDER_DEBUG"):
+        if is_debugging():
             raise
         # the text of an unexpected error may quote a path or an attribute: name its kind only
         _log.error(

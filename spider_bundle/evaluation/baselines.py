@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from spider_bundle.arrays import FloatArray
 from spider_bundle.cases.case import load_case
 from spider_bundle.evaluation.examples import Entry, common_grid, resampled
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import Label
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class MeanHead:

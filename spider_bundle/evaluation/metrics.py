@@ -12,6 +12,7 @@ import torch
 from monai.metrics.regression import compute_ssim_and_cs
 from monai.metrics.utils import get_edge_surface_distance
 
+from spider_bundle.arrays import Mask
 from spider_bundle.cases.labelling import BODY_HU, BONE_HU, label_head
 from spider_bundle.intensity import HU_WINDOW, normalise_hu
 from spider_bundle.labels import BONES, LABEL_NAMES, Label
@@ -26,7 +27,6 @@ _LABEL_OF = {
 
 Volume = npt.NDArray[np.floating]
 Labels = npt.NDArray[np.integer]
-Mask = npt.NDArray[np.bool_]
 
 
 def psnr(prediction: Volume, reference: Volume, mask: Mask) -> float | None:

@@ -9,14 +9,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from spider_bundle.arrays import FloatArray
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
 from spider_bundle.evaluation.examples import Entry, Simulator, common_grid, resampled
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import denormalise_hu, normalise_hu
 from spider_bundle.labels import Label
-
-FloatArray = npt.NDArray[np.float64]
 
 PENALTIES: tuple[float, ...] = tuple(float(p) for p in np.logspace(-4, 2, 25))
 """Ridge penalties to choose from, in units of the mean eigenvalue of the radiographs' Gram."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from spider_bundle.arrays import AnyFloatArray
 
 
 def reprojection_consistency(
-    image: FloatArray, reprojection: FloatArray, mask: npt.NDArray[np.bool_] | None = None
+    image: AnyFloatArray, reprojection: AnyFloatArray, mask: npt.NDArray[np.bool_] | None = None
 ) -> dict[str, float]:
     """Agreement of one radiograph with its reprojection inside the exposed field.
 
@@ -51,7 +49,7 @@ def reprojection_consistency(
     }
 
 
-def _correlation(first: FloatArray, second: FloatArray) -> float:
+def _correlation(first: AnyFloatArray, second: AnyFloatArray) -> float:
     if first.size < 2:
         return float("nan")
     a = first.astype(np.float64) - first.mean(dtype=np.float64)

@@ -7,10 +7,8 @@ a segmentation is written.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle import __version__
-from spider_bundle.dicom.header import quiet
 from spider_bundle.dicom.write import save_dataset
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
+from spider_bundle.logs import silenced, silent_pydicom
 from spider_bundle.outputs.dicom_ct import (
     MANUFACTURER,
     NOTICE,
@@ -117,7 +115,7 @@ def write_segmentation(
         )
         for label, code in SEGMENT_CODES.items()
     ]
-    with _silent():
+    with silenced("highdicom"), silent_pydicom():  # their records quote UIDs
         segmentation = highdicom.seg.Segmentation(
             source_images=sources,
             pixel_array=slices,
@@ -143,19 +141,6 @@ def write_segmentation(
     _name(segmentation, identity.study_key)
     with atomic_path(path) as temporary:
         save_dataset(temporary, segmentation)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep highdicom's account of what it copies, with UIDs, out of logs."""
-    logger = logging.getLogger("highdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with quiet():
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _source(path: str | os.PathLike[str]) -> Dataset:

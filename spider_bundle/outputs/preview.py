@@ -16,11 +16,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
+from spider_bundle.arrays import AnyFloatArray
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
-
-FloatArray = npt.NDArray[np.floating[Any]]
 
 PREVIEW_FILE = "preview.png"
 
@@ -96,7 +95,7 @@ def panel_box(row: int, column: int) -> Box:
     return Box(left, _TOP + row * (_PANEL + _GAP), _PANEL)
 
 
-def plane_frame(grid: Grid) -> tuple[FloatArray, float]:
+def plane_frame(grid: Grid) -> tuple[AnyFloatArray, float]:
     """Centre and side of the square region that every plane shows.
 
     The planes pass through the isocentre, or through the middle of a grid that does not hold it.
@@ -111,8 +110,8 @@ def plane_frame(grid: Grid) -> tuple[FloatArray, float]:
 def write_preview(
     path: str | os.PathLike[str],
     *,
-    image: FloatArray,
-    reprojection: FloatArray,
+    image: AnyFloatArray,
+    reprojection: AnyFloatArray,
     hu: npt.NDArray[Any],
     labels: npt.NDArray[Any],
     grid: Grid,
@@ -155,7 +154,7 @@ def write_preview(
         picture.save(stream, "PNG", compress_level=1)
 
 
-def _bounds(grid: Grid) -> tuple[FloatArray, FloatArray]:
+def _bounds(grid: Grid) -> tuple[AnyFloatArray, AnyFloatArray]:
     """Outer edges of the grid's voxels along the LPS axes, mm."""
     ends = [(-0.5, n - 0.5) for n in grid.shape]
     corners = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -163,7 +162,7 @@ def _bounds(grid: Grid) -> tuple[FloatArray, FloatArray]:
     return world.min(axis=0), world.max(axis=0)
 
 
-def _plane_index(plane: Plane, grid: Grid) -> tuple[FloatArray, float]:
+def _plane_index(plane: Plane, grid: Grid) -> tuple[AnyFloatArray, float]:
     """Voxel indices ``(3, size, size)`` under the pixels of a panel, and the position in mm."""
     low, high = _bounds(grid)
     centre, side = plane_frame(grid)
@@ -176,11 +175,11 @@ def _plane_index(plane: Plane, grid: Grid) -> tuple[FloatArray, float]:
     axis, sign = plane.down
     world[axis] = centre[axis] + sign * steps[:, None]
     inverse = np.linalg.inv(grid.affine)
-    index: FloatArray = np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3, None, None]
+    index: AnyFloatArray = np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3, None, None]
     return index, float(position)
 
 
-def _sample(volumes: npt.NDArray[np.float32], index: FloatArray) -> npt.NDArray[np.float32]:
+def _sample(volumes: npt.NDArray[np.float32], index: AnyFloatArray) -> npt.NDArray[np.float32]:
     """Linear interpolation that repeats edge voxels up to their outer edge, and NaN beyond.
 
     Args:
@@ -203,7 +202,7 @@ def _sample(volumes: npt.NDArray[np.float32], index: FloatArray) -> npt.NDArray[
 
 def render_plane(
     plane: Plane, hu: npt.NDArray[Any], labels: npt.NDArray[Any], grid: Grid
-) -> tuple[FloatArray, FloatArray, float]:
+) -> tuple[AnyFloatArray, AnyFloatArray, float]:
     """Grey and overlaid picture ``(size, size, 3)``, values 0 to 1, and the plane's mm."""
     index, position = _plane_index(plane, grid)
     # Only the slab of voxels around the plane is needed.
@@ -289,8 +288,8 @@ def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
 def _draw_radiographs(
     picture: Image.Image,
     draw: ImageDraw.ImageDraw,
-    image: FloatArray,
-    reprojection: FloatArray,
+    image: AnyFloatArray,
+    reprojection: AnyFloatArray,
     pixel_size: float | None,
     hidden: Sequence[bool],
 ) -> None:
@@ -332,7 +331,7 @@ def _draw_planes(
             _draw_scale_bar(draw, box, _PANEL / side)
 
 
-def _bytes(values: FloatArray) -> npt.NDArray[np.uint8]:
+def _bytes(values: AnyFloatArray) -> npt.NDArray[np.uint8]:
     """Brightness 0 to 1 as 0 to 255. Any shape."""
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from spider_bundle.errors import CODES, Code, Info, SpiderError
 
@@ -17,15 +15,3 @@ PACS_CODES: Mapping[Code, Info] = {
 
 class PacsError(SpiderError):
     """Sending or listening that cannot go on."""
-
-
-@contextmanager
-def silent_network() -> Iterator[None]:
-    """Keep pynetdicom's log records, which quote titles, UIDs and data sets, out of logs."""
-    logger = logging.getLogger("pynetdicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -9,8 +9,6 @@ spool meanwhile never takes an unfinished file for a radiograph.
 from __future__ import annotations
 
 import errno
-import hashlib
-import hmac
 import logging
 import os
 import shutil
@@ -42,11 +40,13 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.transport import ThreadedAssociationServer
 
 from spider_bundle.batch.audit import AuditLog
-from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES, Header, quiet
+from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES, Header
 from spider_bundle.dicom.pair import PUBLIC_KEY, study_key
 from spider_bundle.files import atomic_path, sync
-from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
+from spider_bundle.logs import silenced, silent_pydicom
+from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import checked_title
+from spider_bundle.pseudonym import pseudonym
 
 LISTEN_FOLDER = ".listen"
 """Folder in the spool with the lock and, if no other place is named, the audit log."""
@@ -249,7 +249,7 @@ class Listener:
                 raise PacsError(PacsCode.N09) from None
             for partial in self._spool.glob("*/.*-partial-*.dcm"):
                 partial.unlink(missing_ok=True)
-            stack.enter_context(silent_network())
+            stack.enter_context(silenced("pynetdicom"))
             self._server = self._open()
             stack.callback(self._server.server_close)
             self._log = ListenLog(options.audit or private, self._settings())
@@ -412,8 +412,8 @@ class Listener:
             raise _RefusedError(PacsCode.N12, CANNOT_UNDERSTAND) from None
         study, instance = identifiers
         key = self._options.key
-        digest = hmac.new(key.encode(), instance.encode(), hashlib.sha256).hexdigest()
-        names |= {"study_key": study_key(study or instance, key), "object": digest[:32]}
+        names["study_key"] = study_key(study or instance, key)
+        names["object"] = pseudonym(key, instance)[:32]
         path = self._spool / names["study_key"] / f"{names['object']}.dcm"
         try:
             return self._write(path, content)
@@ -466,7 +466,7 @@ def _identifiers(content: bytes, event: evt.Event) -> tuple[str, str]:
     Raises:
         _RefusedError: N12, it is not the object that was announced.
     """
-    with quiet():
+    with silent_pydicom():
         dataset = pydicom.dcmread(
             BytesIO(content), stop_before_pixels=True, specific_tags=list(_READ_KEYWORDS)
         )

@@ -19,10 +19,10 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from spider_bundle.batch.jsonlines import append_line
-from spider_bundle.dicom.header import quiet
 from spider_bundle.files import file_sha256
+from spider_bundle.logs import silenced, silent_pydicom
 from spider_bundle.outputs.report import REPORT_FILE
-from spider_bundle.pacs.codes import PacsCode, PacsError, silent_network
+from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import Peer, checked_title
 
 SENT_FILE = "sent.jsonl"
@@ -97,7 +97,7 @@ def store_files(
             read.
     """
     sending = _Sending(files, peer, checked_title(calling_ae), patience or Patience(), on_stored)
-    with silent_network(), quiet():
+    with silenced("pynetdicom"), silent_pydicom():
         return sending.run()
 
 

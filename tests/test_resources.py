@@ -1,4 +1,4 @@
-"""Cores and memory that a batch may use, in a made-up file system of control groups."""
+"""Cores and memory that a process may use, in a made-up file system of control groups."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spider_bundle.batch.machine import available_cores, available_memory
+from spider_bundle.resources import available_cores, available_memory
 
 CORES, MEMORY = 16, 64 << 30
 UNLIMITED = {"memory.limit_in_bytes": "9223372036854771712", "cpu.cfs_quota_us": "-1"}

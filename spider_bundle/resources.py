@@ -10,7 +10,7 @@ _ROOT = Path("/")
 
 
 def available_cores(root: Path = _ROOT) -> int:
-    """Cores that this process may use, at least 1.
+    """Return the number of cores that this process may use, at least 1.
 
     Args:
         root: Of the file system with ``proc`` and ``sys``.
@@ -21,7 +21,11 @@ def available_cores(root: Path = _ROOT) -> int:
 
 
 def available_memory(root: Path = _ROOT) -> int:
-    """Memory that this process may use, bytes; arguments are those of :func:`available_cores`."""
+    """Return the memory that this process may use in bytes.
+
+    Args:
+        root: As for :func:`available_cores`.
+    """
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([memory, *map(int, _limits("memory", _most_memory, root))])
 
