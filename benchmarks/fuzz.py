@@ -47,7 +47,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from spider_bundle.batch.child import Child, bound_memory
+from spider_bundle.batch.sandbox import Sandbox, limit_memory
 from spider_bundle.batch.codes import BatchCode
 from spider_bundle.batch.intake import EXAMINERS, Intake
 from spider_bundle.dicom.errors import RadiographError
@@ -766,7 +766,7 @@ def _check_messages(messages: list[str]) -> None:
             raise DefectError("a message without bounds")
 
 
-def read_input(source: Path, child: Child) -> str:
+def read_input(source: Path, child: Sandbox) -> str:
     """Find the studies of an archive or a medium: ``read``, or codes of the refusals.
 
     Raises:
@@ -793,7 +793,7 @@ def read_input(source: Path, child: Child) -> str:
 
 
 def run_case(
-    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], child: Child
+    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], child: Sandbox
 ) -> tuple[str, str]:
     """Outcome of a case and what it is."""
     with tempfile.TemporaryDirectory() as parent:
@@ -817,9 +817,9 @@ def run_case(
 def work(connection: Connection, seed: int, extra: int) -> None:
     """Run the cases that the connection names until it says None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pairs, reals, child = sound_pairs(), real_files(), Child(EXAMINERS, extra)
+    pairs, reals, child = sound_pairs(), real_files(), Sandbox(EXAMINERS, extra)
     run_case(-1, seed, pairs, reals, child)  # loads what is loaded late
-    bound_memory(extra)
+    limit_memory(extra)
     connection.send(None)
     try:
         while (number := connection.recv()) is not None:
@@ -850,7 +850,7 @@ def main() -> None:
         (folder / "in").mkdir()
         case = make_case(options.only, options.seed, pairs, reals, folder / "in")
         print(case, folder)
-        child = Child(EXAMINERS)
+        child = Sandbox(EXAMINERS)
         done = (
             read_input(case.source, child)
             if case.source

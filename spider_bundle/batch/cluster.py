@@ -1,9 +1,8 @@
-"""Workers on several machines: actors of a Ray cluster, each with a worker process of its own.
+"""Workers on several machines: actors of a Ray cluster, each with one study at a time.
 
-Ray (https://docs.ray.io) places the actors on nodes with room and tells when one is lost. An actor
-runs the same worker process as a batch on one machine and passes on what it says, so a study that
-crashes or hangs is told from a machine that is gone. All nodes share the file systems of the input
-and the output folder; each checks that before it takes a study.
+Ray (https://docs.ray.io) places the actors on nodes with room and reports lost ones. All nodes
+share the file systems of the input and the output folder; an actor checks that and its software
+before it takes a study.
 """
 
 from __future__ import annotations
@@ -13,30 +12,33 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 from spider_bundle import __version__
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
-from spider_bundle.batch.crew import LocalWorker, Worker, WorkerLostError
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import State
-from spider_bundle.batch.worker import Ended, Message, WorkerSettings
+from spider_bundle.batch.pool import Worker
+from spider_bundle.batch.sandbox import silence_process
+from spider_bundle.batch.worker import (
+    Message,
+    Pipeline,
+    StudyDone,
+    WorkerSettings,
+    load_pipeline,
+    run_study,
+)
 from spider_bundle.bundle import bundle_root
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.optional_dependencies import require_extra
 
 _REACH_SECONDS = 10.0
 _JOIN_SECONDS = 180.0
-_LISTEN_SECONDS = 0.5
-_SILENCE_SECONDS = 120.0
-"""An actor answers every half second; one that does not for so long is as good as dead."""
-_END_SECONDS = 10.0
 _LOCKS = ".locks"
 _TOKEN = "cluster-"
 _ABSENT = "absent"
@@ -44,15 +46,13 @@ _ABSENT = "absent"
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """The cluster that a batch runs on.
+    """The cluster of a batch.
 
     Attributes:
         address: ``HOST:PORT`` of the head node.
-        cpus: CPU cores that a worker asks for; its network uses as many threads.
-        gpus: GPUs, or the fraction of one, that a worker asks for if the device is a GPU.
-        losses: How often a study that is lost with its machine while it is alone in a worker is
-            taken again.
-        start_seconds: Seconds without any worker ready after which the batch gives up.
+        cpus: CPU cores of a worker; its network uses as many threads.
+        gpus: GPUs, or the fraction of one, of a worker if the device is a GPU.
+        start_seconds: Time without any worker ready after which the batch gives up, seconds.
 
     Raises:
         ValueError: A value is not possible.
@@ -61,7 +61,6 @@ class ClusterOptions:
     address: str
     cpus: float = 1.0
     gpus: float = 1.0
-    losses: int = 2
     start_seconds: float = 600.0
 
     def __post_init__(self) -> None:
@@ -73,179 +72,104 @@ class ClusterOptions:
                 raise ValueError(f"{name} must be positive")
         if any(amount > 1 and amount % 1 for amount in (self.cpus, self.gpus)):
             raise ValueError("more than one CPU or GPU must be a whole number")
-        if self.losses < 0:
-            raise ValueError("losses must not be negative")
-
-
-@dataclass(frozen=True)
-class _Terms:
-    """What a node must fulfil to work for a batch.
-
-    Attributes:
-        token: A file in the output folder, with its own name in it.
-        facts: See :func:`_facts`.
-    """
-
-    token: Path = field(repr=False)
-    facts: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class _Report:
-    """What has happened in an actor since its last report.
-
-    Attributes:
-        messages: What the worker process has said.
-        unseen: Keys of studies whose files the node does not see.
-        is_dead: Whether the worker process is.
-        error: Why the node can do no study at all.
-    """
-
-    messages: Sequence[Message] = ()
-    unseen: Sequence[str] = ()
-    is_dead: bool = False
-    error: BatchError | None = None
 
 
 class _Actor:
-    """Runs on a node: a worker process and what it says; the methods are called one by one."""
+    """The worker on a node; its methods are called one by one."""
 
-    def __init__(self) -> None:
-        self._worker: LocalWorker | None = None
-        self._unseen: list[str] = []
+    _pipeline: Pipeline | None = None
 
-    def start(self, settings: WorkerSettings, terms: _Terms) -> _Report:
-        """Look at the node, and start the worker process if it is fit."""
-        error = _misfit(settings, terms)
-        if error is None:
-            self._worker = LocalWorker(settings)
-        return _Report(error=error)
+    def start(
+        self, settings: WorkerSettings, token: Path, facts: Mapping[str, str]
+    ) -> Message | BatchError:
+        """Load the network if the node is fit."""
+        silence_process()
+        if error := _unfit(settings, token, facts):
+            return error
+        message, self._pipeline = load_pipeline(settings)
+        return message
 
-    def hand(self, job: Job, is_seen: bool = False) -> None:
-        """Pass a study on if its files are there, or should be."""
-        if is_seen or all(map(_is_there, job.files)):
-            if self._worker is not None:
-                self._worker.hand(job)
-        else:
-            self._unseen.append(job.study_key)
-
-    def listen(self) -> _Report:
-        """Wait until the worker process has said something, but not long."""
-        if self._worker is None:
-            return _Report(is_dead=True)
-        unseen, self._unseen = self._unseen, []
-        messages: list[Message] = []
-        wait([self._worker.connection], timeout=0 if unseen else _LISTEN_SECONDS)
-        try:
-            messages.extend(self._worker.messages())
-        except EOFError:
-            return _Report(messages, unseen, is_dead=True)
-        return _Report(messages, unseen)
-
-    def end(self, at_once: bool) -> None:
-        """End the worker process."""
-        if self._worker is not None:
-            self._worker.kill() if at_once else self._worker.close()
-            self._worker = None
+    def run(self, job: Job) -> StudyDone | None:
+        """Return how a study ended, or None if the node does not see its files."""
+        if not (_is_there(job.frontal) and _is_there(job.lateral)):
+            return None
+        assert self._pipeline is not None
+        return run_study(self._pipeline, job)
 
 
 class ClusterWorker:
-    """An actor, as the runner sees it.
+    """An actor as the pool sees it.
 
     Args:
-        actor: Handle of an :class:`_Actor`, which need not have a place yet.
-        settings: See :class:`WorkerSettings`.
-        terms: What its node must fulfil.
+        actor: Handle of an :class:`_Actor`, which need not be placed yet.
+        start: Reference to the answer of its start.
+
+    Attributes:
+        answer: Reference to the answer that is waited for.
     """
 
-    def __init__(self, actor: Any, settings: WorkerSettings, terms: _Terms) -> None:
+    def __init__(self, actor: Any, start: Any) -> None:
         self._actor = actor
-        self._jobs: dict[str, Job] = {}
-        self._is_placed = False
-        self._asked = time.monotonic()
-        self.report = actor.start.remote(settings, terms)
+        self._job: Job | None = None
+        self.answer: Any = start
 
-    def hand(self, job: Job) -> None:
-        """Give the worker another study; whether it still lives shows later."""
-        job = replace(
-            job,
-            frontal=job.frontal.absolute(),
-            lateral=job.lateral.absolute(),
-            files=[path.absolute() for path in job.files],
-        )
-        self._jobs[job.study_key] = job
-        self._actor.hand.remote(job)
+    def submit(self, job: Job) -> None:
+        """Send a study to an idle worker."""
+        self._job = replace(job, frontal=job.frontal.absolute(), lateral=job.lateral.absolute())
+        self.answer = self._actor.run.remote(self._job)
 
-    def messages(self) -> Iterator[Message]:
-        """What the worker has said since the last call.
+    def receive(self) -> Message | None:
+        """Return the next message, or None if there is none yet.
 
         Raises:
-            EOFError: The worker process is dead and has nothing more to say.
-            WorkerLostError: The actor is gone, or cannot be reached.
+            EOFError: The actor is dead or cannot be reached.
             BatchError: R09 or R11, its node cannot work for this batch.
         """
         import ray
 
-        if not ray.wait([self.report], timeout=0)[0]:
-            if self._is_placed and time.monotonic() - self._asked > _SILENCE_SECONDS:
-                raise WorkerLostError
-            return
+        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
+            return None
         try:
-            report: _Report = ray.get(self.report)
+            answer: Message | BatchError | None = ray.get(self.answer)
         except ray.exceptions.RayTaskError as error:
-            if self._is_placed:
-                raise WorkerLostError from None
+            if self._job is not None:
+                raise EOFError from None
             reason = f"a node cannot run this software ({type(error.cause).__name__})"
             raise BatchError(BatchCode.R11, reason) from None
         except ray.exceptions.RayError:
-            raise WorkerLostError from None
-        if report.error is not None:
-            raise report.error
-        self._is_placed, self._asked = True, time.monotonic()
-        self.report = self._actor.listen.remote()
-        for message in report.messages:
-            if isinstance(message, Ended):
-                self._jobs.pop(message.study_key, None)
-            yield message
-        for study_key in report.unseen:
-            yield self._judge_unseen(self._jobs.pop(study_key))
-        if report.is_dead:
-            raise EOFError
-
-    def kill(self) -> None:
-        """End the worker whatever it does."""
-        self._end(at_once=True)
+            raise EOFError from None
+        self.answer = None
+        if isinstance(answer, BatchError):
+            raise answer
+        return answer or self._unseen()
 
     def close(self) -> None:
-        """Let the worker end; it must have no study."""
-        self._end(at_once=False)
+        """End an idle worker."""
+        self.kill()
 
-    def _end(self, at_once: bool) -> None:
+    def kill(self) -> None:
+        """End the worker at once."""
         import ray
 
         with suppress(ray.exceptions.RayError):
-            if self._is_placed:  # a worker process that hangs would outlive its actor
-                ray.wait([self._actor.end.remote(at_once)], timeout=_END_SECONDS)
             ray.kill(self._actor)
 
-    def _judge_unseen(self, job: Job) -> Ended:
-        """Tell a study that has vanished from a node that does not see it."""
-        if all(map(_is_there, job.files)):
+    def _unseen(self) -> StudyDone:
+        """Return the end of a study whose files have vanished, unless only the node lacks them."""
+        assert self._job is not None
+        if _is_there(self._job.frontal) and _is_there(self._job.lateral):
             raise BatchError(BatchCode.R09, "a node does not see the files of the input folder")
         facts = batch_facts(BatchCode.R07, "read: the files have vanished")
-        return Ended(job.study_key, State.FAILED, [facts], {})
+        return StudyDone(self._job.study_key, State.FAILED, [facts], {})
 
 
-class ClusterWorkplace:
-    """A Ray cluster; connected to when the first worker is wanted.
+class ClusterBackend:
+    """A Ray cluster; connected to when the first worker starts.
 
     Args:
-        settings: For every worker.
+        settings: Settings of every worker.
         options: The cluster.
         device: Device of the network; workers ask for a GPU if it is one.
-
-    Attributes:
-        losses: See :class:`ClusterOptions`.
 
     Raises:
         MissingExtraError: R03, Ray is not installed.
@@ -253,7 +177,7 @@ class ClusterWorkplace:
 
     def __init__(self, settings: WorkerSettings, options: ClusterOptions, device: str) -> None:
         require_extra("cluster")
-        self.losses = options.losses
+        self.start_seconds = options.start_seconds
         self._options = options
         self._gpus = 0.0 if device.partition(":")[0] == "cpu" else options.gpus
         weights = str(Path(settings.config["weights"]).absolute())
@@ -263,10 +187,11 @@ class ClusterWorkplace:
             root=str(bundle_root(settings.root).absolute()) if settings.root else None,
             threads=max(1, int(options.cpus)),
         )
-        self._terms: _Terms | None = None
+        self._token: Path | None = None
+        self._facts: Mapping[str, str] = {}
         self._is_ours = False
 
-    def recruit(self) -> ClusterWorker:
+    def start_worker(self) -> ClusterWorker:
         """Ask Ray for another actor.
 
         Raises:
@@ -275,72 +200,66 @@ class ClusterWorkplace:
         """
         import ray
 
-        if self._terms is None:
-            self._connect()
-            folder = Path(self._settings.config["output_dir"]) / _LOCKS
-            self._terms = _Terms(_write_token(folder), _facts(self._settings))
-        actor = (
-            ray.remote(_Actor)
-            .options(
-                num_cpus=self._options.cpus,
-                num_gpus=self._gpus,
-                max_restarts=0,
-                scheduling_strategy="SPREAD",
-            )
-            .remote()
-        )
-        return ClusterWorker(actor, self._settings, self._terms)
+        if self._token is None:
+            self._is_ours = _connect(self._options.address)
+            self._token = _write_token(Path(self._settings.config["output_dir"]) / _LOCKS)
+            self._facts = _facts(self._settings)
+        options = {"num_cpus": self._options.cpus, "num_gpus": self._gpus, "max_restarts": 0}
+        actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote()
+        return ClusterWorker(actor, actor.start.remote(self._settings, self._token, self._facts))
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Wait until a worker has said something, but not longer."""
+        """Wait until a worker has a message, for a limited time."""
         import ray
 
-        reports = [worker.report for worker in workers if isinstance(worker, ClusterWorker)]
-        ray.wait(reports, num_returns=1, timeout=seconds)
+        answers = [w.answer for w in workers if isinstance(w, ClusterWorker) and w.answer]
+        if answers:
+            ray.wait(answers, num_returns=1, timeout=seconds)
+        else:
+            time.sleep(seconds)
 
-    def check_start(self, seconds: float) -> None:
-        """Judge for how long workers have been starting and none has been ready.
-
-        Raises:
-            BatchError: R10, too long.
-        """
-        if seconds > self._options.start_seconds:
-            limit = self._options.start_seconds
-            raise BatchError(BatchCode.R10, f"no worker could start within {limit:g} s")
+    def late(self) -> BatchError:
+        """Return R10."""
+        return BatchError(BatchCode.R10, f"no worker could start within {self.start_seconds:g} s")
 
     def close(self) -> None:
-        """Leave the cluster; what the caller connected stays connected."""
+        """Leave the cluster, unless the caller had joined it before."""
         import ray
 
-        if self._terms is not None:
-            self._terms.token.unlink(missing_ok=True)
-            self._terms = None
+        if self._token is not None:
+            self._token.unlink(missing_ok=True)
+            self._token = None
         if self._is_ours:
             self._is_ours = False
             ray.shutdown()
 
-    def _connect(self) -> None:
-        import ray
 
-        if ray.is_initialized():
-            return
-        address = self._options.address
-        host, _, port = address.rpartition(":")
-        try:
-            # Ray itself would try for minutes if nobody answers there
-            socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
-            _join(address)
-        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = f"the cluster cannot be reached ({type(error).__name__})"
-            raise BatchError(BatchCode.R10, reason) from None
-        self._is_ours = True
+def _connect(address: str) -> bool:
+    """Join a cluster; return whether this process had not joined one before.
+
+    Raises:
+        BatchError: R10.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return False
+    host, _, port = address.rpartition(":")
+    try:
+        # Ray itself would try for minutes if nobody answers there
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+        _join(address)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = f"the cluster cannot be reached ({type(error).__name__})"
+        raise BatchError(BatchCode.R10, reason) from None
+    return True
 
 
 def _join(address: str) -> None:
     """Connect this process to a cluster.
 
-    ``ray.init`` can wait without end for a cluster that accepts connections and says nothing. In a
-    thread of its own it can be left behind, and does not take over the runner's signals.
+    ``ray.init`` can wait without end for a cluster that accepts connections and does not answer.
+    In a thread it can be left behind, and does not replace the runner's signal handlers.
 
     Raises:
         TimeoutError: It took too long.
@@ -352,10 +271,10 @@ def _join(address: str) -> None:
     def join() -> None:
         try:
             ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except BaseException as error:  # it is raised where the caller waits
+        except BaseException as error:  # raised where the caller waits
             failures.append(error)
 
-    # that it sets no handlers of signals there is what is wanted, and no news for an operator
+    # it warns that it sets no signal handlers there, which is what is wanted
     log = logging.getLogger("ray._private.worker")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -370,9 +289,9 @@ def _join(address: str) -> None:
 
 
 def _write_token(folder: Path) -> Path:
-    """A file by which a node shows that it sees this output folder and no other.
+    """Write a file by which a node recognises this output folder; it holds its own name.
 
-    Those of killed runs are removed; this run has the output folder to itself.
+    Those of killed runs are removed; this run holds the lock of the output folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob(f"{_TOKEN}*"):
@@ -383,7 +302,7 @@ def _write_token(folder: Path) -> Path:
 
 
 def _facts(settings: WorkerSettings) -> dict[str, str]:
-    """What results depend on beside the study, as it is on this machine: versions and hashes."""
+    """Return versions and hashes on this machine that the results depend on."""
     files = {"the weights": settings.config["weights"]}
     with suppress(FileNotFoundError):
         root = bundle_root(settings.root)
@@ -398,27 +317,26 @@ def _facts(settings: WorkerSettings) -> dict[str, str]:
     return facts
 
 
-def _misfit(settings: WorkerSettings, terms: _Terms) -> BatchError | None:
-    """Why this node cannot work for a batch, if so."""
-    try:
-        is_shared = _is_there(terms.token) and terms.token.read_text("ascii") == terms.token.name
-        probe = terms.token.with_name(f"{terms.token.name}-{secrets.token_hex(8)}")
-        if is_shared:
+def _unfit(settings: WorkerSettings, token: Path, facts: Mapping[str, str]) -> BatchError | None:
+    """Return why this node cannot work for a batch, if so (R09, R11)."""
+    is_shared = False
+    with suppress(OSError, UnicodeError):
+        if _is_there(token) and token.read_text("ascii") == token.name:
+            probe = token.with_name(f"{token.name}-{secrets.token_hex(8)}")
             probe.touch()
             probe.unlink()
-    except (OSError, UnicodeError):
-        is_shared = False
+            is_shared = True
     if not is_shared:
         return BatchError(BatchCode.R09, "a node cannot write to the output folder of this run")
     here = _facts(settings)
-    other = [name for name, value in terms.facts.items() if here.get(name, _ABSENT) != value]
+    other = [name for name, value in facts.items() if here.get(name, _ABSENT) != value]
     if other:
         return BatchError(BatchCode.R11, f"a node has not the same: {', '.join(other)}")
     return None
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a file is there; a network file system is made to look again, not to remember."""
+    """Return whether a file exists; listing its folder refreshes a network file system."""
     with suppress(OSError):
         for _ in path.parent.iterdir():
             break

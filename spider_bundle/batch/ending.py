@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.batch.child import debug
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.options import BatchOptions, weights_file
 from spider_bundle.batch.runner import EXIT_FAILED, EXIT_UNFINISHED, Outcome, run_batch
+from spider_bundle.batch.sandbox import debug
 from spider_bundle.bundle import bundle_root
 from spider_bundle.outputs.optional_dependencies import MissingExtraError
 

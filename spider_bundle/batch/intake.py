@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from spider_bundle.batch.archives import ArchiveLimits, is_archive
-from spider_bundle.batch.child import CallError, Child
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.examine import check, content, describe, group, unpacked
 from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
 from spider_bundle.batch.profile import Profile
+from spider_bundle.batch.sandbox import CallError, Sandbox
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import (
     Candidate,
@@ -104,7 +104,7 @@ class Intake:
         limits: ArchiveLimits | None = None,
         reserve: int = 0,
         seconds: float = FILE_SECONDS,
-        child: Child | None = None,
+        child: Sandbox | None = None,
     ) -> None:
         self._source = source
         self._workspace = workspace
@@ -114,7 +114,7 @@ class Intake:
         self._limits = limits
         self._reserve = reserve
         self._seconds = seconds
-        self._child = child or Child(EXAMINERS)
+        self._child = child or Sandbox(EXAMINERS)
         self._unpacked: dict[Signature, Path | Refusal] = {}
         self._archives: dict[Path, Path] = {}
         self._answers: dict[tuple[Any, ...], Any] = {}

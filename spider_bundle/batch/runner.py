@@ -24,9 +24,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spider_bundle.batch.audit import AuditLog
-from spider_bundle.batch.cluster import ClusterWorkplace
+from spider_bundle.batch.cluster import ClusterBackend
 from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
-from spider_bundle.batch.crew import Crew, LocalWorkplace, Workplace
 from spider_bundle.batch.intake import FILE_SECONDS, PASSING, Found, Intake, Signature, is_zip
 from spider_bundle.batch.job import Job, Refusal
 from spider_bundle.batch.manifest import Entry, Manifest, State
@@ -41,9 +40,10 @@ from spider_bundle.batch.options import (
     worker_count,
     worker_settings,
 )
+from spider_bundle.batch.pool import Backend, LocalBackend, WorkerPool
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import Progress, progress
-from spider_bundle.batch.worker import Ended
+from spider_bundle.batch.worker import StudyDone
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.html_report import IndexEntry, write_index
 from spider_bundle.outputs.refusals import write_refusals
@@ -304,12 +304,12 @@ class _Run:
         if self._manifest.damaged:
             _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
         self._clear()
-        crew = Crew(_workplace(options), worker_count(options), options.time_limit)
+        pool = WorkerPool(_backend(options), worker_count(options), options.time_limit)
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
             stack.callback(self._clear)
             stack.enter_context(self._stop.listening())
-            stack.callback(crew.kill)
+            stack.callback(pool.kill)
             shown = stack.enter_context(progress())
             workspace = self._output / WORKSPACE
             workspace.mkdir(mode=0o700)
@@ -318,8 +318,8 @@ class _Run:
             self._intake = _intake(options, workspace, self._key, self._profile, reserve)
             stack.callback(self._intake.close)
             try:
-                (self._watch if options.watch else self._take_all)(crew, shown)
-                crew.close()
+                (self._watch if options.watch else self._take_all)(pool, shown)
+                pool.close()
                 outcome.refused = len(self._refused)
                 outcome.skipped = len(self._skipped)
                 self._write_summaries()
@@ -333,7 +333,7 @@ class _Run:
         remove_partial_studies(self._output)
         shutil.rmtree(self._output / WORKSPACE, ignore_errors=True)
 
-    def _take_all(self, crew: Crew, shown: Progress) -> None:
+    def _take_all(self, pool: WorkerPool, shown: Progress) -> None:
         """Take what the input holds; archives that have no room wait until others have gone."""
         without_room: set[Path] = set()
         while True:
@@ -347,22 +347,22 @@ class _Run:
             if not found.deferred or (without_room == before and not self._waiting):
                 break
             _log.info("%d archives wait for room on the disk", len(found.deferred))
-            self._take(found.jobs, [r for r in found.refusals if not r.is_incomplete], crew, shown)
+            self._take(found.jobs, [r for r in found.refusals if not r.is_incomplete], pool, shown)
             # what they lack may be in the archives that wait, unless it is they that take the room
             lacking = incomplete if without_room != before else []
             self._waiting = [path for refusal in lacking for path in refusal.files]
             if not lacking:
-                self._take([], incomplete, crew, shown)
+                self._take([], incomplete, pool, shown)
             self._release()
-            while self._step(crew, shown):
+            while self._step(pool, shown):
                 pass
             if self._is_ending():
                 self._outcome.left += len(found.deferred)
                 self._outcome.is_stopped |= bool(self._stop.wanted)
                 return
         self._intake.close()  # its process has nothing more to do
-        self._take(found.jobs, [*found.refusals, *found.deferred], crew, shown)
-        while self._step(crew, shown):
+        self._take(found.jobs, [*found.refusals, *found.deferred], pool, shown)
+        while self._step(pool, shown):
             pass
 
     def _find(self, signatures: Sequence[Signature] | None = None) -> Found | None:
@@ -374,7 +374,7 @@ class _Run:
             self._intake.close()  # its process may still be at work
             return None
 
-    def _watch(self, crew: Crew, shown: Progress) -> None:
+    def _watch(self, pool: WorkerPool, shown: Progress) -> None:
         """Take studies as they arrive, complete and quiet, until told to stop."""
         seen: dict[Signature, float] = {}
         looked_at: tuple[set[Signature], set[str]] | None = None
@@ -391,10 +391,10 @@ class _Run:
                 # studies in loud files must be looked at again when they are quiet
                 if (readable, overdue) != looked_at:
                     busy = {s[0] for s in loud}
-                    is_over = self._scan(readable, busy, overdue, crew, shown)
+                    is_over = self._scan(readable, busy, overdue, pool, shown)
                     looked_at = (readable, overdue) if is_over else None
                 next_scan = now + pause
-            if not self._step(crew, shown):
+            if not self._step(pool, shown):
                 if self._is_ending():
                     return
                 if self._is_summary_due:
@@ -411,7 +411,7 @@ class _Run:
         signatures: set[Signature],
         loud: set[str],
         overdue: set[str],
-        crew: Crew,
+        pool: WorkerPool,
         shown: Progress,
     ) -> bool:
         """Take what is complete and quiet, and refuse what was waited for long enough.
@@ -420,7 +420,7 @@ class _Run:
             signatures: Files to look at.
             loud: Those that changed a short time ago.
             overdue: Those that have not changed for so long that no other view will come.
-            crew: Takes the studies.
+            pool: Takes the studies.
             shown: Shows them.
 
         Returns:
@@ -442,10 +442,10 @@ class _Run:
         self._outcome.incomplete = len(incomplete)
         told = [r for r in found.refusals if r not in incomplete]
         self._take(
-            [j for j in found.jobs if is_ripe(j)], [r for r in told if is_ripe(r)], crew, shown
+            [j for j in found.jobs if is_ripe(j)], [r for r in told if is_ripe(r)], pool, shown
         )
         if not self._at_hand:  # nothing will make room for these archives
-            self._take([], found.deferred, crew, shown)
+            self._take([], found.deferred, pool, shown)
         present = {refusal.study_key for refusal in (*found.refusals, *found.deferred)}
         for key, refusal in list(self._refused.items()):
             if key not in present and not PASSING.isdisjoint(refusal.codes):
@@ -480,7 +480,7 @@ class _Run:
         )
 
     def _take(
-        self, jobs: Sequence[Job], refusals: Sequence[Refusal], crew: Crew, shown: Progress
+        self, jobs: Sequence[Job], refusals: Sequence[Refusal], pool: WorkerPool, shown: Progress
     ) -> None:
         """Let new studies wait for a worker; record the refusals."""
         for refusal in refusals:
@@ -503,27 +503,28 @@ class _Run:
             self._at_hand.add(job.study_key)
             self._refused.pop(job.study_key, None)
         shown.expect(len(new))
-        crew.add(new)
+        for job in new:
+            pool.submit(job)
 
     def _release(self) -> None:
         """Let unpacked archives go whose studies have all ended."""
         at_hand = [path for key in self._at_hand for path in self._jobs[key].files]
         self._intake.release([*self._waiting, *at_hand])
 
-    def _step(self, crew: Crew, shown: Progress) -> bool:
+    def _step(self, pool: WorkerPool, shown: Progress) -> bool:
         """Go on with the studies that were taken; False when there are none."""
         if self._stop.wanted > 1:
-            self._outcome.left += crew.waiting + crew.at_hand
-            crew.drop_waiting()
-            crew.kill()
+            self._outcome.left += pool.waiting + pool.running
+            pool.drop_waiting()
+            pool.kill()
             self._outcome.is_stopped = True
             return False
-        if crew.waiting and (self._outcome.stop_code or self._stop.wanted or self._is_disk_full()):
-            self._outcome.left += crew.drop_waiting()
+        if pool.waiting and (self._outcome.stop_code or self._stop.wanted or self._is_disk_full()):
+            self._outcome.left += pool.drop_waiting()
             self._outcome.is_stopped = True
-        if not crew.waiting and not crew.at_hand:
+        if not pool.waiting and not pool.running:
             return False
-        for ended in crew.step():
+        for ended in pool.poll():
             self._end(ended, shown)
             self._release()
         return True
@@ -540,7 +541,7 @@ class _Run:
         _log.error("%s %s. To do: %s", code.value, info.condition, info.action)
         self._audit.event(code.value)
 
-    def _end(self, ended: Ended, shown: Progress) -> None:
+    def _end(self, ended: StudyDone, shown: Progress) -> None:
         """Record how a study ended."""
         job = self._jobs[ended.study_key]
         self._at_hand.discard(ended.study_key)
@@ -626,8 +627,8 @@ def _intake(
     return Intake(source, workspace, key, profile, output, reserve=reserve, seconds=seconds)
 
 
-def _workplace(options: BatchOptions) -> Workplace:
+def _backend(options: BatchOptions) -> Backend:
     settings = worker_settings(options)
     if options.cluster is None:
-        return LocalWorkplace(settings)
-    return ClusterWorkplace(settings, options.cluster, device_of(options))
+        return LocalBackend(settings)
+    return ClusterBackend(settings, options.cluster, device_of(options))

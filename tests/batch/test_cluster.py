@@ -24,9 +24,9 @@ import torch
 
 from spider_bundle.batch.cluster import ClusterOptions, ClusterWorkplace, _Actor, _facts, _Terms
 from spider_bundle.batch.codes import BatchError
-from spider_bundle.batch.crew import Crew, Message, Worker, WorkerLostError
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.manifest import Manifest, State
+from spider_bundle.batch.pool import Crew, Message, Worker, WorkerLostError
 from spider_bundle.batch.runner import BatchOptions, Outcome, run_batch
 from spider_bundle.batch.worker import Ended, Ready, WorkerSettings
 from spider_bundle.demo import write_demo_pair

@@ -17,9 +17,9 @@ import pydicom
 import pytest
 
 from spider_bundle.batch import intake
-from spider_bundle.batch.child import CallError, Child
 from spider_bundle.batch.intake import Found, Intake
 from spider_bundle.batch.medium import file_ids, referenced_files
+from spider_bundle.batch.sandbox import CallError, Sandbox
 from spider_bundle.dicom.pair import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from tests.batch import readers
@@ -31,8 +31,8 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
-    process = Child([readers.__name__])
+def child() -> Iterator[Sandbox]:
+    process = Sandbox([readers.__name__])
     yield process
     process.close()
 
@@ -49,7 +49,7 @@ def mark(path: Path, word: bytes) -> None:
 
 @pytest.mark.parametrize("stage", ["describe", "check"])
 def test_file_that_harms_its_reader_is_refused_alone(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: Child, stage: str
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: Sandbox, stage: str
 ) -> None:
     source = spool(len(readers.WORDS) + 1)
     monkeypatch.setattr(intake, stage, getattr(readers, stage))
@@ -74,7 +74,7 @@ def test_file_that_harms_its_reader_is_refused_alone(
     assert search.find() == found
 
 
-def test_child_that_died_or_hung_is_replaced(child: Child) -> None:
+def test_child_that_died_or_hung_is_replaced(child: Sandbox) -> None:
     with pytest.raises(CallError, match="died"):
         child.call(os._exit, 1, seconds=60.0)
     with pytest.raises(CallError, match="longer than"):
@@ -89,9 +89,9 @@ def test_child_that_died_or_hung_is_replaced(child: Child) -> None:
 def test_forgotten_child_does_not_keep_its_process(tmp_path: Path) -> None:
     script = tmp_path / "forget.py"
     script.write_text(
-        "from spider_bundle.batch.child import Child\n"
+        "from spider_bundle.batch.sandbox import Sandbox\n"
         "if __name__ == '__main__':\n"
-        "    child = Child()\n"
+        "    child = Sandbox()\n"
         "    raise SystemExit(child.call(divmod, 9, 2, seconds=60)[0])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
@@ -142,7 +142,7 @@ def test_memory_stays_bounded(spool: Spool, tmp_path: Path, fuzz: ModuleType) ->
     with zipfile.ZipFile(source / "many.zip", "w") as archive:
         for number in range(40_000):
             archive.writestr(str(number), b"")
-    child = Child([readers.__name__], memory=1 << 44)
+    child = Sandbox([readers.__name__], memory=1 << 44)
     try:
         before = child.call(readers.peak_bytes, seconds=60.0)
         found = Intake(source, workspace, KEY, child=child).find()
@@ -173,7 +173,7 @@ def test_largest_frame_takes_no_more_than_is_documented(
     frame = struct.pack("<16I", 2, 64, 64 + len(runs), *([0] * 13)) + runs * 2
     large = fuzz.sized(path.read_bytes(), edge, edge)
     path.write_bytes(fuzz.encapsulated(large, "1.2.840.10008.1.2.5", frame))
-    child = Child([readers.__name__], memory=1 << 44)
+    child = Sandbox([readers.__name__], memory=1 << 44)
     try:
         before = child.call(readers.peak_bytes, seconds=60.0)
         assert child.call(readers.outcome, path, seconds=600.0) == []
@@ -183,7 +183,7 @@ def test_largest_frame_takes_no_more_than_is_documented(
     assert peak < 3 << 30, peak / MIB
 
 
-def test_file_beyond_the_limit_is_refused(spool: Spool, tmp_path: Path, child: Child) -> None:
+def test_file_beyond_the_limit_is_refused(spool: Spool, tmp_path: Path, child: Sandbox) -> None:
     source = spool(1)
     path = source / "s0" / "frontal.dcm"
     os.truncate(path, 3 << 30)  # no space on the disk
@@ -193,7 +193,7 @@ def test_file_beyond_the_limit_is_refused(spool: Spool, tmp_path: Path, child: C
 
 
 def test_damaged_dicom_file_is_told_and_other_files_are_not(
-    spool: Spool, tmp_path: Path, child: Child
+    spool: Spool, tmp_path: Path, child: Sandbox
 ) -> None:
     source = spool(1)
     sound = (source / "s0" / "frontal.dcm").read_bytes()
@@ -249,7 +249,7 @@ def test_file_ids_of_any_form(
 
 
 def test_unreadable_directories_are_refused_once(
-    spool: Spool, tmp_path: Path, child: Child
+    spool: Spool, tmp_path: Path, child: Sandbox
 ) -> None:
     source = spool(1)
     (source / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"\xff" * 100)

@@ -20,11 +20,11 @@ from pydicom.fileset import FileSet
 
 from spider_bundle.batch import intake
 from spider_bundle.batch.archives import ArchiveLimits, unpack
-from spider_bundle.batch.child import Child
 from spider_bundle.batch.codes import BatchError
 from spider_bundle.batch.intake import EXAMINERS, Found, Intake
 from spider_bundle.batch.medium import file_ids, referenced_files
 from spider_bundle.batch.profile import Profile, Rule
+from spider_bundle.batch.sandbox import Sandbox
 from spider_bundle.files import file_sha256
 from tests.batch import readers
 from tests.batch.conftest import contents
@@ -37,15 +37,15 @@ Find = Callable[..., Found]
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[Child]:
+def child() -> Iterator[Sandbox]:
     """One process for all searches."""
-    process = Child(EXAMINERS)
+    process = Sandbox(EXAMINERS)
     yield process
     process.close()
 
 
 @pytest.fixture
-def find(child: Child) -> Find:
+def find(child: Sandbox) -> Find:
     def search(source: Path, workspace: Path, **options: object) -> Found:
         workspace.mkdir(exist_ok=True)
         return Intake(source, workspace, KEY, child=child, **options).find()  # type: ignore[arg-type]

@@ -674,7 +674,7 @@ def test_error_of_the_machine_fails_only_the_study_that_brings_it(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A study breaks the CUDA context of its worker, and the next worker does not start at once."""
-    monkeypatch.setattr("spider_bundle.batch.crew._PAUSE_SECONDS", 0.1)
+    monkeypatch.setattr("spider_bundle.batch.pool._PAUSE_SECONDS", 0.1)
     source, output = spool(7), tmp_path / "out"
     behave(tmp_path, s1="spoil", s2="once", s3="refuse", s4="late", s5="error")
     outcome = batch(source, output, pipeline=Fragile, jobs=1)
@@ -692,7 +692,7 @@ def test_error_of_the_machine_fails_only_the_study_that_brings_it(
     tries = {f"s{n}": tmp_path / f"count-{key_of(f's{n}')}" for n in (1, 2, 4)}
     counts = {name: path.stat().st_size for name, path in tries.items()}
     assert counts == {"s1": 2, "s2": 2, "s4": 2}
-    # s1 ends two workers, s2 and s4 one each; s5, whose error is its own, ends none
+    # s1 ends two workers, s2, s4 and s5 (whose error is its own) none or one each
     assert (tmp_path / "count-start").stat().st_size == 1 + 4 + 1
     assert strays(output) == []
     assert "Doe" not in caplog.text + (output / MANIFEST_FILE).read_text()

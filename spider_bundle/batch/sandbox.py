@@ -1,4 +1,4 @@
-"""Processes that may die: what strangers' files do to them stays there."""
+"""Run functions in a child process, so that a crash caused by an untrusted file ends only that."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class CallError(Exception):
     """A call that came to no answer; the message says why and quotes nothing of the data."""
 
 
-class Child:
-    """A process that answers calls one by one, each within a limit of time.
+class Sandbox:
+    """A child process that runs functions one by one, each within a time limit.
 
     It starts with the first call. One that hangs or dies is replaced at the next call. It ends with
-    the thread that called first, if nobody ends it before.
+    the thread that made the first call, unless it is closed before.
 
     Args:
         modules: What to import before the first call, whose time it would take.
@@ -108,10 +108,10 @@ def _kill(process: BaseProcess, connection: Any) -> None:
 
 def _serve(connection: Any, modules: Sequence[str], memory: int) -> None:
     """Answer calls until the connection ends; the target of the process."""
-    isolate()
+    isolate_process()
     for module in modules:
         importlib.import_module(module)
-    bound_memory(memory)
+    limit_memory(memory)
     connection.send(None)
     while True:
         try:
@@ -129,19 +129,19 @@ def _serve(connection: Any, modules: Sequence[str], memory: int) -> None:
         connection.send(answer)
 
 
-def isolate() -> None:
-    """Make the calling process one that its parent alone ends, and that says nothing.
+def isolate_process() -> None:
+    """Make the calling process silent, and let its parent alone end it.
 
     On Linux it also ends with the thread that started it, which therefore must last as long.
     """
     # the service manager signals all processes of a batch; the runner alone decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    _silence()
+    silence_process()
     _die_with_the_parent()
 
 
-def bound_memory(extra: int) -> None:
+def limit_memory(extra: int) -> None:
     """Bound the address space of the calling process to what it has and more (Linux).
 
     Args:
@@ -163,7 +163,7 @@ def debug(error: BaseException) -> None:
         traceback.print_exception(error)
 
 
-def _silence() -> None:
+def silence_process() -> None:
     """Keep what libraries print, which may quote attributes and paths, out of the log."""
     warnings.simplefilter("ignore")
     if os.environ.get("SPIDER_DEBUG"):
