@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: demo test lint types docs results clean
+.PHONY: demo test test-all test-pydicom24 lint types docs results clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,8 +18,19 @@ demo: $(VENV)/.installed
 		--dataset_dir demo/input --output_dir demo/output
 	@echo "Results: demo/output (CT, labels, report, preview.png). Research use only."
 
+# The quick tests; `make test-all` runs the slow ones too.
 test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+test-all: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
+
+# MONAI Label's environment has pydicom 2.4: reading, and what the Label application imports, work
+# with it. All else is tested with pydicom 3.
+test-pydicom24: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/pydicom24 "pydicom==2.4.*"
+	OMP_NUM_THREADS=1 PYTHONPATH=build/pydicom24 $(BIN)/python -m pytest -m "not slow" \
+		tests/dicom/test_pair.py tests/dicom/test_transforms.py tests/label/test_label_app.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

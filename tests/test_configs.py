@@ -62,7 +62,8 @@ def test_metadata_agrees_with_code(bundle_root: Path) -> None:
         for line in (bundle_root / "constraints.txt").read_text().splitlines()
         if "==" in line and not line.startswith("#")
     )
-    required = {**meta["required_packages_version"], "torch": meta["pytorch_version"]}
+    required = {k.lower(): v for k, v in meta["required_packages_version"].items()}
+    required["torch"] = meta["pytorch_version"]
     required |= {"monai": meta["monai_version"], "numpy": meta["numpy_version"]}
     assert required == {name: pins[name] for name in required}
     # MONAI Label takes its label names from here
