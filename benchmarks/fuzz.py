@@ -47,9 +47,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from spider_bundle.batch.sandbox import Sandbox, limit_memory
 from spider_bundle.batch.codes import BatchCode
 from spider_bundle.batch.intake import EXAMINERS, Intake
+from spider_bundle.batch.sandbox import Sandbox, limit_memory
 from spider_bundle.dicom.errors import RadiographError
 from spider_bundle.dicom.identity import read_source_identity
 from spider_bundle.dicom.pair import check_headers, find_studies
