@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from pydantic import ValidationError
+
 from spider_bundle.codes import CODES, Code, Info, Severity
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "finding",
     "line",
     "root_cause",
+    "validation_message",
 ]
 
 
@@ -133,6 +136,16 @@ class SpiderError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))
+
+
+def validation_message(error: ValidationError) -> str:
+    """Return what pydantic found wrong as "name: reason; name: reason", without the values."""
+    told = []
+    for entry in error.errors(include_url=False, include_context=False, include_input=False):
+        name = ".".join(map(str, entry["loc"]))
+        reason = entry["msg"].removeprefix("Value error, ")
+        told.append(f"{name}: {reason}" if name else reason)
+    return "; ".join(told)
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -326,11 +326,3 @@ def test_changelog_has_the_version_of_the_package() -> None:
     from spider_bundle import __version__
 
     assert f"\n## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-def test_no_code_has_two_meanings() -> None:
-    from spider_bundle.pacs.codes import PACS_CODES
-
-    tables = (set(CODES), set(REJECTION_CODES), set(BATCH_CODES), set(PACS_CODES))
-    values = [code.value for table in tables for code in table]
-    assert sorted(values) == sorted(set(values))

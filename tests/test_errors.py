@@ -6,8 +6,18 @@ import pickle
 import re
 
 import pytest
+from pydantic import BaseModel, Field, ValidationError
 
-from spider_bundle.errors import CODES, Code, Severity, SpiderError, finding, line, root_cause
+from spider_bundle.errors import (
+    CODES,
+    Code,
+    Severity,
+    SpiderError,
+    finding,
+    line,
+    root_cause,
+    validation_message,
+)
 
 WARNINGS = {"E07", "E13", "E15", "E17", "E18", "E20", "E21", "E22"}
 FAMILIES = {"E": 24, "A": 6, "K": 1, "R": 11, "S": 1, "N": 14, "P": 14}
@@ -93,3 +103,16 @@ def test_the_root_of_an_error_is_what_others_wrap() -> None:
         outer.__cause__ = cause
         assert root_cause(outer) is cause
     assert root_cause(root) is root
+
+
+def test_what_is_wrong_with_options_is_told_without_their_values() -> None:
+    class Options(BaseModel):
+        port: int = Field(ge=0)
+        title: str
+
+    with pytest.raises(ValidationError) as caught:
+        Options.model_validate({"port": -7357, "title": ["Doe"]})
+    message = validation_message(caught.value)
+    assert message.startswith("port: Input should be greater than or equal to 0; title: Input")
+    assert "Doe" not in message
+    assert "7357" not in message

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import bad_usage, fail, written
+from spider_bundle.cli.exit_status import bad_usage, fail, written
 from spider_bundle.cli.options import CreateKeyFile, KeyFile, require_pacs
 
 
@@ -42,11 +42,10 @@ def listen(
     Exit codes: 0 stopped by a signal, 1 the address or the spool cannot be used, 2 bad usage.
     """
     require_pacs()
-    from spider_bundle.batch.codes import BatchError
     from spider_bundle.batch.site_key import create_key_file as create_key
     from spider_bundle.batch.site_key import read_key_file
     from spider_bundle.dicom.pair import PUBLIC_KEY
-    from spider_bundle.pacs.codes import PacsCode, PacsError
+    from spider_bundle.errors import Code, SpiderError
     from spider_bundle.pacs.listen import Listener, ListenOptions
     from spider_bundle.pacs.listen import listen as listen_until_signal
 
@@ -55,7 +54,7 @@ def listen(
 
     try:
         with (
-            bad_usage(BatchError),
+            bad_usage(SpiderError),
             written(
                 "the spool cannot be used",
                 "see to the space and the rights of its folder and start again; what is stored "
@@ -68,7 +67,7 @@ def listen(
                 create_key(key_file)
             secret = read_key_file(key_file) if key_file else os.environ.get("SPIDER_SITE_KEY")
             options = ListenOptions(
-                spool,
+                spool=spool,
                 port=port,
                 bind=bind,
                 ae_title=ae_title,
@@ -82,8 +81,8 @@ def listen(
                 audit=audit,
             )
             received = listen_until_signal(options, tell)
-    except PacsError as error:
-        if error.code is PacsCode.N01:
+    except SpiderError as error:
+        if error.code is Code.INVALID_ADDRESS:
             raise typer.BadParameter(str(error)) from None
         fail(str(error))
     typer.echo(f"{received} objects received")

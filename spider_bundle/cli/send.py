@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
+from spider_bundle.cli.exit_status import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
 from spider_bundle.cli.options import require_pacs
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def deliver(
     results: Path,
     to: str,
     calling_ae: str = "SPIDER",
-    patience: tuple[int, float, float] = (3, 5.0, 30.0),
+    retry: tuple[int, float, float] = (3, 5.0, 30.0),
 ) -> SendOutcome:
     """Send results and tell what became of them.
 
@@ -51,27 +51,25 @@ def deliver(
         results: Output folder of infer or batch.
         to: The peer, AE@host:port.
         calling_ae: Own AE title.
-        patience: Further attempts, pause and timeout, s; see the options of `spider send`.
+        retry: Further attempts, pause and timeout, s; see the options of `spider send`.
 
     Raises:
         typer.BadParameter: N01, or the extra is not installed.
         typer.Exit: What was sent cannot be recorded, or another process sends.
     """
     check_peer(to)
-    from spider_bundle.pacs.codes import PacsCode, PacsError
+    from spider_bundle.errors import Code, SpiderError
     from spider_bundle.pacs.peer import Peer
-    from spider_bundle.pacs.store import Patience, send_results
+    from spider_bundle.pacs.store import RetryPolicy, send_results
 
     try:
         with written(
             "what was sent cannot be recorded",
             "see to the space and the rights of the results' folder and run again",
         ):
-            outcome = send_results(
-                results, Peer.parse(to), calling_ae, patience=Patience(*patience)
-            )
-    except PacsError as error:
-        if error.code is PacsCode.N01:
+            outcome = send_results(results, Peer.parse(to), calling_ae, retry=RetryPolicy(*retry))
+    except SpiderError as error:
+        if error.code is Code.INVALID_ADDRESS:
             raise typer.BadParameter(str(error)) from None
         fail(str(error))
     typer.echo(
@@ -90,8 +88,8 @@ def check_peer(to: str) -> None:
         typer.BadParameter: N01, or the extra is not installed.
     """
     require_pacs()
-    from spider_bundle.pacs.codes import PacsError
+    from spider_bundle.errors import SpiderError
     from spider_bundle.pacs.peer import Peer
 
-    with bad_usage(PacsError):
+    with bad_usage(SpiderError):
         Peer.parse(to)

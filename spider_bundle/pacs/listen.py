@@ -8,44 +8,38 @@ spool meanwhile never takes an unfinished file for a radiograph.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from socketserver import TCPServer
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import pydicom
 from filelock import FileLock, Timeout
-from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    AllTransferSyntaxes,
-    DeflatedExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
-from pynetdicom.transport import ThreadedAssociationServer
 
 from spider_bundle.batch.audit import AuditLog
-from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES, Header
+from spider_bundle.dicom.header import Header
 from spider_bundle.dicom.pair import PUBLIC_KEY, study_key
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import atomic_path, sync
 from spider_bundle.logs import silenced, silent_pydicom
-from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import checked_title
+from spider_bundle.pacs.server import (
+    BoundedServer,
+    accepted_sop_classes,
+    accepted_transfer_syntaxes,
+    connection_of,
+)
 from spider_bundle.pseudonym import pseudonym
 
 LISTEN_FOLDER = ".listen"
@@ -56,7 +50,6 @@ OUT_OF_RESOURCES = 0xA700
 NOT_AS_ANNOUNCED = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
-_NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 _PREAMBLE = 132  # 128 bytes and the prefix DICM
 _READ_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
 _GIBIBYTE = 1 << 30
@@ -73,9 +66,8 @@ _OUTCOMES = ("stored", "unchanged", "replaced")
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ListenOptions:
-    """What a listener is told.
+class ListenOptions(BaseModel):
+    """Options of a listener.
 
     Attributes:
         spool: Folder for what arrives; created, readable by its owner only, if absent.
@@ -84,7 +76,7 @@ class ListenOptions:
         ae_title: The listener's own AE title; callers must name it.
         allow: AE titles that may call.
         allow_any: Let everybody call.
-        max_associations: Most associations at a time.
+        max_associations: Maximum number of simultaneous associations.
         min_free_gb: Space in GiB that must remain free on the disk of the spool.
         max_object_mb: Largest object in MiB.
         allow_secondary_capture: Take secondary captures too.
@@ -94,116 +86,46 @@ class ListenOptions:
         grace: Seconds that running associations get to finish when the listener is stopped.
 
     Raises:
-        ValueError: A value is not possible, or nobody may call.
-        PacsError: N01, an AE title is not valid.
+        ValueError: A value is out of range, or nobody may call.
+        SpiderError: N01, an AE title is not valid.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
     spool: Path
-    port: int = 11112
+    port: int = Field(default=11112, ge=0, le=65535)
     bind: str = "127.0.0.1"
     ae_title: str = "SPIDER"
     allow: tuple[str, ...] = ()
     allow_any: bool = False
-    max_associations: int = 8
-    min_free_gb: float = 1.0
-    max_object_mb: float = 512.0
+    max_associations: int = Field(default=8, ge=1)
+    min_free_gb: float = Field(default=1.0, ge=0)
+    max_object_mb: float = Field(default=512.0, gt=0)
     allow_secondary_capture: bool = False
     key: str = PUBLIC_KEY
     audit: Path | None = None
-    timeout: float = 60.0
-    grace: float = 60.0
+    timeout: float = Field(default=60.0, gt=0)
+    grace: float = Field(default=60.0, ge=0)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check_titles(self) -> Self:
         if bool(self.allow) == self.allow_any:
             raise ValueError("name each AE title that may call with --allow, or give --allow-any")
         for title in (self.ae_title, *self.allow):
             checked_title(title)
-        if self.max_associations < 1 or not self.max_object_mb > 0 or self.min_free_gb < 0:
-            raise ValueError("limits must be positive")
+        return self
 
     def __repr__(self) -> str:
         return f"ListenOptions({self.ae_title})"
 
 
-def accepted_transfer_syntaxes() -> list[str]:
-    """UIDs of the transfer syntaxes that can be decoded here; those without compression first.
-
-    Deflated data sets are not among them: a small one can inflate to more than the memory.
-    """
-    compressed = []
-    for uid in AllTransferSyntaxes:
-        if uid in _NATIVE or uid == DeflatedExplicitVRLittleEndian:
-            continue
-        try:
-            if get_decoder(uid).is_available:
-                compressed.append(str(uid))
-        except NotImplementedError:
-            continue
-    return [*map(str, _NATIVE), *compressed]
-
-
-def accepted_sop_classes(allow_secondary_capture: bool = False) -> list[str]:
-    """UIDs of the SOP classes that :mod:`spider_bundle.dicom.read` takes."""
-    return [
-        uid
-        for uid, kind in SOP_CLASSES.items()
-        if kind != SECONDARY_CAPTURE or allow_secondary_capture
-    ]
-
-
 class _RefusedError(Exception):
-    """An object that is not stored, with the status for its sender."""
+    """An object that is not stored; carries the status for its sender."""
 
-    def __init__(self, code: PacsCode, status: int) -> None:
+    def __init__(self, code: Code, status: int) -> None:
         self.code = code
         self.status = status
         super().__init__(code, status)
-
-
-class _Connection(socket.socket):
-    """A TCP connection that fails when one message brings more than it may.
-
-    pynetdicom gathers PDUs and messages in memory, of whatever length the peer says.
-    """
-
-    limit: int
-    received = 0
-    is_cut = False
-
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        data = super().recv(size, flags)
-        self.received += len(data)
-        if self.received > self.limit:
-            self.is_cut = True
-            raise OSError(errno.EMSGSIZE, "message too long")
-        return data
-
-
-class _Server(ThreadedAssociationServer):
-    """An association server with bounded connections."""
-
-    message_limit = 0
-    connection_limit = 0
-    receive_timeout: float | None = None
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        client, address = super().get_request()
-        bounded = _Connection(client.family, client.type, client.proto, fileno=client.detach())
-        bounded.limit = self.message_limit
-        bounded.settimeout(self.receive_timeout)  # half a PDU and then silence must not hold us
-        return bounded, address
-
-    def verify_request(self, request: Any, client_address: Any) -> bool:
-        return len(self.active_associations) < self.connection_limit
-
-    def shutdown(self) -> None:
-        """End the loop and close the socket; running associations go on."""
-        TCPServer.shutdown(self)
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tell the kind of an error only; the text could hold anything."""
-        _log.warning("a connection failed unexpectedly")
 
 
 class ListenLog(AuditLog):
@@ -229,7 +151,7 @@ class Listener:
         options: What to do.
 
     Raises:
-        PacsError: N08, the address cannot be listened on; N09, another listener has this spool.
+        SpiderError: N08, the address cannot be listened on; N09, another listener has this spool.
         OSError: The spool cannot be written to.
     """
 
@@ -246,7 +168,7 @@ class Listener:
             try:
                 stack.enter_context(FileLock(private / "lock", timeout=0))
             except Timeout:
-                raise PacsError(PacsCode.N09) from None
+                raise SpiderError(Code.FOLDER_IN_USE) from None
             for partial in self._spool.glob("*/.*-partial-*.dcm"):
                 partial.unlink(missing_ok=True)
             stack.enter_context(silenced("pynetdicom"))
@@ -293,7 +215,7 @@ class Listener:
                 time.sleep(_POLL_SECONDS)
             self._log.record("end", counts=self.counts)
 
-    def _open(self) -> _Server:
+    def _open(self) -> BoundedServer:
         options = self._options
         entity = AE(checked_title(options.ae_title))
         entity.require_called_aet = True
@@ -314,7 +236,7 @@ class Listener:
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
         try:
-            server = _Server(
+            server = BoundedServer(
                 entity,
                 (options.bind, options.port),
                 checked_title(options.ae_title),
@@ -324,7 +246,7 @@ class Listener:
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"the address cannot be listened on ({reason})"
-            raise PacsError(PacsCode.N08, message) from None
+            raise SpiderError(Code.CANNOT_LISTEN, message) from None
         server.message_limit = int(options.max_object_mb * _MEBIBYTE) + _OVERHEAD
         server.connection_limit = options.max_associations + _SPARE_CONNECTIONS
         server.receive_timeout = options.timeout
@@ -352,7 +274,7 @@ class Listener:
 
     def _message(self, event: evt.Event) -> None:
         """A whole message has come; who sends on without waiting for answers is cut off."""
-        connection = _connection(event)
+        connection = connection_of(event)
         if connection is not None:
             waiting = event.assoc.dimse.msg_queue.qsize()
             connection.received = 0 if waiting <= 1 else connection.limit
@@ -360,14 +282,14 @@ class Listener:
     def _rejected(self, event: evt.Event) -> None:
         with self._lock:
             self._counts["rejected"] += 1
-        _log.warning("%s association rejected", PacsCode.N14.value)
-        self._log.record("rejected", code=PacsCode.N14.value, caller=self._caller(event))
+        _log.warning("%s association rejected", Code.CALLER_REJECTED.value)
+        self._log.record("rejected", code=Code.CALLER_REJECTED.value, caller=self._caller(event))
 
     def _closed(self, event: evt.Event) -> None:
-        connection = _connection(event)
+        connection = connection_of(event)
         if connection is not None and connection.is_cut:
-            _log.warning("%s a message was too large", PacsCode.N11.value)
-            self._log.record("cut", code=PacsCode.N11.value, caller=self._caller(event))
+            _log.warning("%s a message was too large", Code.MESSAGE_TOO_LARGE.value)
+            self._log.record("cut", code=Code.MESSAGE_TOO_LARGE.value, caller=self._caller(event))
 
     def _store(self, event: evt.Event) -> int:
         """Handle a C-STORE request; the answer is the status of DICOM PS3.4 table B.2-1."""
@@ -404,12 +326,12 @@ class Listener:
         """
         try:
             content = event.encoded_dataset()
-            with self._lock:  # keeping pydicom quiet touches the warnings of the whole process
+            with self._lock:  # silent_pydicom() changes the warning filters of the whole process
                 identifiers = _identifiers(content, event)
         except _RefusedError:
             raise
         except Exception:  # pydicom raises nearly every kind of exception on damaged data
-            raise _RefusedError(PacsCode.N12, CANNOT_UNDERSTAND) from None
+            raise _RefusedError(Code.INVALID_OBJECT, CANNOT_UNDERSTAND) from None
         study, instance = identifiers
         key = self._options.key
         names["study_key"] = study_key(study or instance, key)
@@ -418,7 +340,7 @@ class Listener:
         try:
             return self._write(path, content)
         except OSError:
-            raise _RefusedError(PacsCode.N13, OUT_OF_RESOURCES) from None
+            raise _RefusedError(Code.SPOOL_WRITE_FAILED, OUT_OF_RESOURCES) from None
 
     def _write(self, path: Path, content: bytes) -> str:
         """Let a file appear, complete and on disk.
@@ -432,7 +354,7 @@ class Listener:
             return "unchanged"
         free = shutil.disk_usage(self._spool).free - len(content)
         if free < self._options.min_free_gb * _GIBIBYTE:
-            raise _RefusedError(PacsCode.N10, OUT_OF_RESOURCES)
+            raise _RefusedError(Code.SPOOL_FULL, OUT_OF_RESOURCES)
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700, exist_ok=True)
             sync(self._spool)
@@ -448,20 +370,14 @@ class Listener:
         return outcome
 
     def _caller(self, event: evt.Event) -> str:
-        """The caller's title if it is a known one; another could hold anything."""
+        """Return the caller's title if it is known; any other is untrusted text."""
         requestor = event.assoc.requestor
         title = str(requestor.ae_title or "").strip()
         return title if title in self._titles else f"unnamed at {requestor.address}"
 
 
-def _connection(event: evt.Event) -> _Connection | None:
-    transport = event.assoc.dul.socket
-    connection = transport.socket if transport is not None else None
-    return connection if isinstance(connection, _Connection) else None
-
-
 def _identifiers(content: bytes, event: evt.Event) -> tuple[str, str]:
-    """StudyInstanceUID, empty if absent, and SOPInstanceUID of an object.
+    """Return StudyInstanceUID, empty if absent, and SOPInstanceUID of an object.
 
     Raises:
         _RefusedError: N12, it is not the object that was announced.
@@ -477,7 +393,7 @@ def _identifiers(content: bytes, event: evt.Event) -> tuple[str, str]:
         str(announced.AffectedSOPClassUID),
         str(announced.AffectedSOPInstanceUID),
     ):
-        raise _RefusedError(PacsCode.N12, NOT_AS_ANNOUNCED)
+        raise _RefusedError(Code.INVALID_OBJECT, NOT_AS_ANNOUNCED)
     return identifiers.study, identifiers.instance
 
 
@@ -494,15 +410,17 @@ def listen(options: ListenOptions, started: Callable[[Listener], None] | None = 
         Number of objects that are now in the spool because of this run.
 
     Raises:
-        PacsError: N08 or N09.
+        SpiderError: N08 or N09.
         OSError: The spool cannot be written to.
     """
     signals: list[int] = []
 
-    def hear(number: int, _: FrameType | None) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
         signals.append(number)
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         listener = Listener(options)
         if started is not None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spider_bundle.pacs.codes import PacsCode, PacsError
+from spider_bundle.errors import Code, SpiderError
 
 _TITLE = re.compile(r"[ -\[\]-~]{1,16}")
 _PORTS = range(1, 1 << 16)
 
 
 def checked_title(title: str) -> str:
-    """An AE title without leading and trailing spaces, which do not count.
+    """Return an AE title without leading and trailing spaces, which do not count.
 
     Raises:
-        PacsError: N01, it is none.
+        SpiderError: N01, it is not valid.
     """
     stripped = title.strip(" ")
     if not stripped or not _TITLE.fullmatch(stripped):
-        raise PacsError(PacsCode.N01, "not an AE title")
+        raise SpiderError(Code.INVALID_ADDRESS, "not an AE title")
     return stripped
 
 
@@ -39,18 +39,18 @@ class Peer:
 
     @classmethod
     def parse(cls, text: str) -> Peer:
-        """The peer written as ``AE@host:port``; an IPv6 address stands in brackets.
+        """Parse a peer written as ``AE@host:port``; an IPv6 address stands in brackets.
 
         Raises:
-            PacsError: N01, it is not of that form.
+            SpiderError: N01, it is not of that form.
         """
         title, at, address = text.rpartition("@")
         host, colon, port = address.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not (at and colon and host and port.isascii() and port.isdigit()):
-            raise PacsError(PacsCode.N01, "a peer is written AE@host:port")
+            raise SpiderError(Code.INVALID_ADDRESS, "a peer is written AE@host:port")
         if int(port) not in _PORTS:
-            raise PacsError(PacsCode.N01, "the port is not between 1 and 65535")
+            raise SpiderError(Code.INVALID_ADDRESS, "the port is not between 1 and 65535")
         return cls(checked_title(title), host, int(port))
 
     def __str__(self) -> str:

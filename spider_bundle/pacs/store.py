@@ -19,10 +19,10 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 
 from spider_bundle.batch.jsonlines import append_line
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.logs import silenced, silent_pydicom
 from spider_bundle.outputs.report import REPORT_FILE
-from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import Peer, checked_title
 
 SENT_FILE = "sent.jsonl"
@@ -42,8 +42,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to try.
+class RetryPolicy:
+    """Retries and time limits of sending.
 
     Attributes:
         retries: Further attempts when a peer is away, busy or short of space. Every object that is
@@ -75,7 +75,7 @@ def store_files(
     peer: Peer,
     calling_ae: str = CALLING_TITLE,
     *,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
     on_stored: Callable[[Path], None] | None = None,
 ) -> StoreOutcome:
     """Send DICOM files by C-STORE.
@@ -84,7 +84,7 @@ def store_files(
         files: DICOM files.
         peer: Where to.
         calling_ae: Own AE title.
-        patience: How long to try.
+        retry: Retries and time limits.
         on_stored: Called for each file as soon as the peer says that it has stored it.
 
     Returns:
@@ -92,11 +92,11 @@ def store_files(
         "out of resources", or the latter to the last attempt.
 
     Raises:
-        PacsError: N01, the own title is not valid; N02, N03 or N06, the peer cannot be reached,
+        SpiderError: N01, the own title is not valid; N02, N03 or N06, the peer cannot be reached,
             rejects the association or does not answer, to the last attempt; N07, a file cannot be
             read.
     """
-    sending = _Sending(files, peer, checked_title(calling_ae), patience or Patience(), on_stored)
+    sending = _Sending(files, peer, checked_title(calling_ae), retry or RetryPolicy(), on_stored)
     with silenced("pynetdicom"), silent_pydicom():
         return sending.run()
 
@@ -109,18 +109,18 @@ class _Sending:
         files: Sequence[Path],
         peer: Peer,
         calling_ae: str,
-        patience: Patience,
+        retry: RetryPolicy,
         on_stored: Callable[[Path], None] | None,
     ) -> None:
         self._waiting = list(dict.fromkeys(files))
         self._peer = peer
-        self._patience = patience
+        self._patience = retry
         self._on_stored = on_stored
         self._outcome = StoreOutcome()
         self._busy: dict[Path, int] = {}
         self._entity = AE(calling_ae)
-        self._entity.acse_timeout = self._entity.dimse_timeout = patience.timeout
-        self._entity.network_timeout = self._entity.connection_timeout = patience.timeout
+        self._entity.acse_timeout = self._entity.dimse_timeout = retry.timeout
+        self._entity.network_timeout = self._entity.connection_timeout = retry.timeout
         contexts: dict[str, dict[str, None]] = {}
         for path in self._waiting:
             sop_class, syntax = _kind(path)
@@ -153,17 +153,17 @@ class _Sending:
 
     @contextmanager
     def _association(self) -> Iterator[Association]:
-        """An association, released afterwards.
+        """Open an association, released afterwards.
 
         Raises:
-            PacsError: N03, the peer rejects it for good.
+            SpiderError: N03, the peer rejects it for good.
             _TransientError: N02, N03 or N06.
         """
         peer = self._peer
         try:
             association = self._entity.associate(peer.host, peer.port, ae_title=peer.title)
         except (OSError, RuntimeError, ValueError):
-            raise _TransientError(PacsError(PacsCode.N02)) from None
+            raise _TransientError(SpiderError(Code.PEER_UNREACHABLE)) from None
         if not association.is_established:
             raise self._refusal(association)
         try:
@@ -174,23 +174,23 @@ class _Sending:
 
     @staticmethod
     def _refusal(association: Association) -> Exception:
-        """Why there is no association (DICOM PS3.8 section 9.3.4)."""
+        """Return why there is no association (DICOM PS3.8 section 9.3.4)."""
         if not association.is_rejected:
-            return _TransientError(PacsError(PacsCode.N02))
+            return _TransientError(SpiderError(Code.PEER_UNREACHABLE))
         answer = association.acceptor.primitive
         permanent = answer is not None and answer.result == _REJECTED_PERMANENTLY
         reason = {(1, 3): "it does not know this AE title", (1, 7): "it has another AE title"}.get(
             (getattr(answer, "result_source", 0) or 0, getattr(answer, "diagnostic", 0) or 0)
         )
         message = "the peer rejected the association" + (f": {reason}" if reason else "")
-        error = PacsError(PacsCode.N03, message)
+        error = SpiderError(Code.ASSOCIATION_REJECTED, message)
         return error if permanent else _TransientError(error)
 
     def _send(self, association: Association) -> None:
         """Send what waits; what the peer has no resources for goes on waiting.
 
         Raises:
-            PacsError: N07.
+            SpiderError: N07.
             _TransientError: N06.
         """
         self._busy.clear()
@@ -205,10 +205,10 @@ class _Sending:
                 self._refuse(path, SOP_CLASS_NOT_SUPPORTED)
                 continue
             except RuntimeError:
-                raise _TransientError(PacsError(PacsCode.N06)) from None
+                raise _TransientError(SpiderError(Code.ASSOCIATION_LOST)) from None
             status = answer.get("Status")
             if status is None:
-                raise _TransientError(PacsError(PacsCode.N06))
+                raise _TransientError(SpiderError(Code.ASSOCIATION_LOST))
             if status == 0 or status >> 12 == 0xB:
                 self._waiting.remove(path)
                 self._outcome.stored.append(path)
@@ -227,20 +227,20 @@ class _Sending:
 class _TransientError(Exception):
     """Something that may have passed at the next attempt."""
 
-    def __init__(self, problem: PacsError) -> None:
+    def __init__(self, problem: SpiderError) -> None:
         self.problem = problem
         super().__init__(problem.code)
 
 
-def _unreadable(error: Exception) -> PacsError:
-    return PacsError(PacsCode.N07, f"a file cannot be read ({type(error).__name__})")
+def _unreadable(error: Exception) -> SpiderError:
+    return SpiderError(Code.INVALID_RESULT, f"a file cannot be read ({type(error).__name__})")
 
 
 def _kind(path: Path) -> tuple[str, UID]:
-    """SOP class and transfer syntax of a file.
+    """Return SOP class and transfer syntax of a file.
 
     Raises:
-        PacsError: N07.
+        SpiderError: N07.
     """
     try:
         meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"])
@@ -269,17 +269,19 @@ class SendOutcome:
     studies: int = 0
 
     @property
-    def problems(self) -> list[PacsError]:
-        """What an operator must be told."""
+    def problems(self) -> list[SpiderError]:
+        """Errors to show to the operator."""
         found = []
         for status, number in sorted(self.refused.items()):
-            code = PacsCode.N04 if status == SOP_CLASS_NOT_SUPPORTED else PacsCode.N05
-            what = "takes no object of the kind of" if code is PacsCode.N04 else "refused"
+            if status == SOP_CLASS_NOT_SUPPORTED:
+                code, what = Code.SOP_CLASS_REJECTED, "takes no object of the kind of"
+            else:
+                code, what = Code.OBJECT_REFUSED, "refused"
             message = f"the peer {what} {number} objects (status {status:04X})"
-            found.append(PacsError(code, message))
+            found.append(SpiderError(code, message))
         if self.damaged:
             message = f"{self.damaged} studies are not what their reports say; nothing was sent"
-            found.append(PacsError(PacsCode.N07, message))
+            found.append(SpiderError(Code.INVALID_RESULT, message))
         return found
 
 
@@ -288,7 +290,7 @@ def send_results(
     peer: Peer,
     calling_ae: str = CALLING_TITLE,
     *,
-    patience: Patience | None = None,
+    retry: RetryPolicy | None = None,
 ) -> SendOutcome:
     """Send the DICOM results below an output folder of ``spider infer`` or ``spider batch``.
 
@@ -301,22 +303,22 @@ def send_results(
         results: Output folder.
         peer: Where to.
         calling_ae: Own AE title.
-        patience: How long to try.
+        retry: Retries and time limits.
 
     Raises:
-        PacsError: N01, N02, N03, N06 or N07, see :func:`store_files`; N09, another process is
+        SpiderError: N01, N02, N03, N06 or N07, see :func:`store_files`; N09, another process is
             sending from this folder.
         OSError: The record cannot be written.
     """
     (results / _LOCK).parent.mkdir(exist_ok=True)
     try:
         with FileLock(results / _LOCK, timeout=0):
-            return _send_new(results, peer, calling_ae, patience)
+            return _send_new(results, peer, calling_ae, retry)
     except Timeout:
-        raise PacsError(PacsCode.N09) from None
+        raise SpiderError(Code.FOLDER_IN_USE) from None
 
 
-def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | None) -> SendOutcome:
+def _send_new(results: Path, peer: Peer, calling_ae: str, retry: RetryPolicy | None) -> SendOutcome:
     record = results / SENT_FILE
     reports = sorted(results.glob(f"*/{REPORT_FILE}"))
     before = _sent_before(record, str(peer), {report.parent.name for report in reports})
@@ -344,7 +346,7 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | N
             line = {"file": new[path], "sha256": digests[new[path]], "peer": str(peer)}
             append_line(record, line)
 
-        stored = store_files(list(new), peer, calling_ae, patience=patience, on_stored=note)
+        stored = store_files(list(new), peer, calling_ae, retry=retry, on_stored=note)
         outcome.stored += len(stored.stored)
         for status in stored.refused.values():
             outcome.refused[status] = outcome.refused.get(status, 0) + 1
@@ -353,7 +355,7 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, patience: Patience | N
 
 
 def _sent_before(record: Path, peer: str, studies: Collection[str]) -> set[bytes]:
-    """Keys of the objects of these studies that a peer has, read line by line.
+    """Return the keys of the objects of these studies that a peer has, read line by line.
 
     Lines that hold no such object are passed over: a run that was killed leaves one at most.
     """
@@ -372,13 +374,13 @@ def _sent_before(record: Path, peer: str, studies: Collection[str]) -> set[bytes
 
 
 def _key(name: str, digest: str) -> bytes:
-    """A file of a study and its content, short: records hold hundreds of thousands."""
+    """Return a short key of a file and its content: records hold hundreds of thousands."""
     text = f"{name}\0{digest}".encode(errors="surrogatepass")
     return hashlib.sha256(text).digest()[:_KEY_BYTES]
 
 
 def _dicom_files(report: Path) -> dict[str, str] | None:
-    """SHA-256 of a study's DICOM files by its report; None if it cannot be read.
+    """Return the SHA-256 of a study's DICOM files by its report; None if it cannot be read.
 
     Names are relative to the folder of results, with forward slashes.
     """
@@ -394,7 +396,7 @@ def _dicom_files(report: Path) -> dict[str, str] | None:
 
 
 def _are_whole(digests: Mapping[Path, str]) -> bool:
-    """Whether files are there and have these hashes."""
+    """Return whether all files exist with these hashes."""
     try:
         return all(file_sha256(path) == digest for path, digest in digests.items())
     except (OSError, ValueError):  # a name that no file can have

@@ -70,7 +70,7 @@ def listening(spool: Path) -> Callable[..., Listener]:
 
     def make(**options: Any) -> Listener:
         values = {"port": 0, "allow": ("MODALITY",), "min_free_gb": 0.0, "key": KEY, "grace": 5.0}
-        return Listener(ListenOptions(spool, **{**values, **options}))
+        return Listener(ListenOptions(spool=spool, **{**values, **options}))
 
     return make
 

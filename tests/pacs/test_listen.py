@@ -36,8 +36,8 @@ from spider_bundle.batch.intake import Intake
 from spider_bundle.dicom.header import SOP_CLASSES
 from spider_bundle.dicom.pair import study_key
 from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.errors import SpiderError
 from spider_bundle.pacs import listen as listen_module
-from spider_bundle.pacs.codes import PacsError
 from spider_bundle.pacs.listen import (
     Listener,
     ListenOptions,
@@ -377,10 +377,10 @@ def test_an_unfinished_file_is_no_dicom_file_and_is_cleared(
 
 def test_one_listener_per_spool_and_port(listening: Listening, tmp_path: Path) -> None:
     with listening() as listener:
-        with pytest.raises(PacsError, match=r"^N09 "):
+        with pytest.raises(SpiderError, match=r"^N09 "):
             listening()
-        with pytest.raises(PacsError, match=r"^N08 "):
-            Listener(ListenOptions(tmp_path / "two", port=listener.port, allow_any=True))
+        with pytest.raises(SpiderError, match=r"^N08 "):
+            Listener(ListenOptions(spool=tmp_path / "two", port=listener.port, allow_any=True))
     with listening() as listener:  # both are free again
         assert listener.port
 

@@ -13,7 +13,7 @@ import pytest
 
 from spider_bundle.pacs.listen import Listener
 from spider_bundle.pacs.peer import Peer
-from spider_bundle.pacs.store import Patience, send_results
+from spider_bundle.pacs.store import RetryPolicy, send_results
 from tests.outputs.programs import Orthanc, conformance_errors, free_port, program, running_orthanc
 from tests.pacs.conftest import PLANTED, PLANTED_ROOT, audit_of, stored
 from tests.pacs.results import write_results
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 Pair = Callable[..., list[Path]]
 Listening = Callable[..., Listener]
-QUICK = Patience(retries=1, pause=0.1, timeout=20.0)
+QUICK = RetryPolicy(retries=1, pause=0.1, timeout=20.0)
 
 
 def dcmtk(name: str, listener: Listener, *words: object, calling: str = "MODALITY") -> int:
@@ -128,9 +128,9 @@ def test_orthanc_receives_results(tmp_path: Path) -> None:
     port = free_port()
     with running_orthanc(folder, **dicom_settings(port)) as orthanc:
         peer = Peer("ORTHANC", "127.0.0.1", port)
-        outcome = send_results(tmp_path / "out", peer, patience=QUICK)
+        outcome = send_results(tmp_path / "out", peer, retry=QUICK)
         assert (outcome.stored, outcome.problems) == (len(files), [])
-        assert send_results(tmp_path / "out", peer, patience=QUICK).skipped == len(files)
+        assert send_results(tmp_path / "out", peer, retry=QUICK).skipped == len(files)
         received = instances(orthanc)
         sent = {d.SOPInstanceUID: d for d in map(pydicom.dcmread, files)}
         assert set(received) == set(sent)

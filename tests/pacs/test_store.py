@@ -16,11 +16,11 @@ from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs import optional_dependencies
-from spider_bundle.pacs.codes import PacsCode, PacsError
 from spider_bundle.pacs.peer import Peer
-from spider_bundle.pacs.store import Patience, send_results, store_files
+from spider_bundle.pacs.store import RetryPolicy, send_results, store_files
 from tests.pacs.results import SHAPE, write_report, write_results
 
 pytest.importorskip("highdicom")
@@ -29,7 +29,7 @@ CT = "1.2.840.10008.5.1.4.1.1.2"
 SEG = "1.2.840.10008.5.1.4.1.1.66.4"
 EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = "1.2.840.10008.1.2"
-QUICK = Patience(retries=2, pause=0.01, timeout=5.0)
+QUICK = RetryPolicy(retries=2, pause=0.01, timeout=5.0)
 
 
 class Archive:
@@ -100,20 +100,20 @@ OBJECTS = 2 * (SHAPE[2] + 1)
 
 def test_results_arrive_whole_and_once(results: Path) -> None:
     with running() as archive:
-        first = send_results(results, archive.peer, patience=QUICK)
+        first = send_results(results, archive.peer, retry=QUICK)
         assert (first.stored, first.skipped, first.studies) == (OBJECTS, 0, 2)
         assert Counter(d.SOPClassUID for d in archive.objects) == {CT: OBJECTS - 2, SEG: 2}
         files = {d.SOPInstanceUID: d for d in map(pydicom.dcmread, results.rglob("*.dcm"))}
         assert all(files[d.SOPInstanceUID] == d for d in archive.objects)
-        again = send_results(results, archive.peer, patience=QUICK)
+        again = send_results(results, archive.peer, retry=QUICK)
         assert (again.stored, again.skipped, len(archive.objects)) == (0, OBJECTS, OBJECTS)
         # a study that was reconstructed anew is sent again, and only that
         write_results(results, "a" * 16, seed=3)
-        anew = send_results(results, archive.peer, patience=QUICK)
+        anew = send_results(results, archive.peer, retry=QUICK)
         assert (anew.stored, anew.skipped) == (OBJECTS // 2, OBJECTS // 2)
         assert archive.associations == 3
     with running() as other:  # what one peer has is not what another one has
-        assert send_results(results, other.peer, patience=QUICK).stored == OBJECTS
+        assert send_results(results, other.peer, retry=QUICK).stored == OBJECTS
     lines = [json.loads(line) for line in (results / "sent.jsonl").read_text().splitlines()]
     assert {frozenset(line) for line in lines} == {frozenset({"file", "sha256", "peer"})}
 
@@ -127,15 +127,15 @@ def test_what_was_sent_is_not_read_again(results: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("spider_bundle.pacs.store.file_sha256", counted)
     with running() as archive:
-        send_results(results, archive.peer, patience=QUICK)
+        send_results(results, archive.peer, retry=QUICK)
         assert len(read) == OBJECTS
         read.clear()
-        again = send_results(results, archive.peer, patience=QUICK)
+        again = send_results(results, archive.peer, retry=QUICK)
         assert (again.stored, again.skipped, read) == (0, OBJECTS, [])
         # what a retention rule deleted was sent all the same
         next((results / ("b" * 16)).rglob("*.dcm")).unlink()
         write_results(results, "a" * 16, seed=3)
-        anew = send_results(results, archive.peer, patience=QUICK)
+        anew = send_results(results, archive.peer, retry=QUICK)
         assert (anew.stored, anew.skipped, anew.damaged) == (OBJECTS // 2, OBJECTS // 2, 0)
         assert {path.relative_to(results).parts[0] for path in read} == {"a" * 16}
         assert len(read) == OBJECTS // 2
@@ -167,19 +167,19 @@ def test_a_long_record_takes_little_memory(results: Path) -> None:
             record.write(json.dumps({"file": sent[0][0], "sha256": sent[0][1]})[:-9])
         tracemalloc.start()
         try:
-            outcome = send_results(results, archive.peer, patience=QUICK)
+            outcome = send_results(results, archive.peer, retry=QUICK)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
         assert (outcome.stored, outcome.skipped) == (1, OBJECTS - 1)
         assert peak < size / 2  # it was ten times as much when the record was held whole
-        assert send_results(results, archive.peer, patience=QUICK).skipped == OBJECTS
+        assert send_results(results, archive.peer, retry=QUICK).skipped == OBJECTS
 
 
 def test_a_broken_association_is_taken_up_again(results: Path) -> None:
     with running() as archive:
         archive.break_after = 3
-        outcome = send_results(results, archive.peer, patience=QUICK)
+        outcome = send_results(results, archive.peer, retry=QUICK)
         assert outcome.stored == OBJECTS
         assert len({d.SOPInstanceUID for d in archive.objects}) == OBJECTS == len(archive.objects)
         assert archive.associations == 3
@@ -188,9 +188,9 @@ def test_a_broken_association_is_taken_up_again(results: Path) -> None:
 def test_a_run_that_was_cut_resumes(results: Path) -> None:
     with running() as archive:
         archive.break_after = 3
-        with pytest.raises(PacsError, match=r"^N06 "):
-            send_results(results, archive.peer, patience=Patience(retries=0, timeout=5.0))
-        outcome = send_results(results, archive.peer, patience=QUICK)
+        with pytest.raises(SpiderError, match=r"^N06 "):
+            send_results(results, archive.peer, retry=RetryPolicy(retries=0, timeout=5.0))
+        outcome = send_results(results, archive.peer, retry=QUICK)
         assert (outcome.stored, outcome.skipped) == (OBJECTS - 3, 3)
         assert len({d.SOPInstanceUID for d in archive.objects}) == OBJECTS == len(archive.objects)
 
@@ -199,13 +199,13 @@ def test_a_peer_without_space_is_asked_again(tmp_path: Path) -> None:
     files = write_results(tmp_path, "a" * 16)
     with running() as archive:
         archive.statuses = [0xA700, 0, 0xB000]
-        outcome = store_files(files, archive.peer, patience=QUICK)
+        outcome = store_files(files, archive.peer, retry=QUICK)
         assert set(outcome.stored) == set(files)
         assert not outcome.refused
         assert archive.associations == 2
     with running() as archive:
         archive.statuses = [0xA700] * 100
-        outcome = store_files(files, archive.peer, patience=QUICK)
+        outcome = store_files(files, archive.peer, retry=QUICK)
         assert outcome.refused == dict.fromkeys(files, 0xA700)
         assert archive.associations == 1 + QUICK.retries
 
@@ -214,7 +214,7 @@ def test_what_is_refused_does_not_stop_the_rest(tmp_path: Path) -> None:
     files = write_results(tmp_path, "a" * 16)
     with running() as archive:
         archive.statuses = [0, 0xC000]
-        outcome = store_files(files, archive.peer, patience=QUICK)
+        outcome = store_files(files, archive.peer, retry=QUICK)
         assert outcome.refused == {files[1]: 0xC000}
         assert len(outcome.stored) == len(files) - 1
         assert archive.associations == 1  # there is no use in asking again
@@ -224,7 +224,7 @@ def test_what_is_refused_does_not_stop_the_rest(tmp_path: Path) -> None:
 def test_a_peer_that_takes_only_ct_in_implicit_vr(tmp_path: Path) -> None:
     files = write_results(tmp_path, "a" * 16)
     with running({CT: [IMPLICIT]}) as archive:
-        outcome = store_files(files, archive.peer, patience=QUICK)
+        outcome = store_files(files, archive.peer, retry=QUICK)
         assert outcome.refused == {files[-1]: 0x0122}
         wanted = [pydicom.dcmread(path).pixel_array.tolist() for path in files[:-1]]
         assert [d.pixel_array.tolist() for d in archive.objects] == wanted
@@ -234,21 +234,21 @@ def test_a_peer_that_takes_only_ct_in_implicit_vr(tmp_path: Path) -> None:
 def test_peers_that_cannot_be_spoken_to(tmp_path: Path) -> None:
     files = write_results(tmp_path, "a" * 16)
     with running(known="OTHER") as archive:
-        with pytest.raises(PacsError, match=r"^N03 .*does not know this AE title"):
-            store_files(files, archive.peer, patience=QUICK)
+        with pytest.raises(SpiderError, match=r"^N03 .*does not know this AE title"):
+            store_files(files, archive.peer, retry=QUICK)
         wrong = Peer("NOBODY", archive.peer.host, archive.peer.port)
-        with pytest.raises(PacsError, match=r"^N03 .*has another AE title"):
-            store_files(files, wrong, "OTHER", patience=QUICK)
-    with pytest.raises(PacsError, match=r"^N02 "):  # it has shut down
-        store_files(files, archive.peer, patience=Patience(1, 0.01, 1.0))
+        with pytest.raises(SpiderError, match=r"^N03 .*has another AE title"):
+            store_files(files, wrong, "OTHER", retry=QUICK)
+    with pytest.raises(SpiderError, match=r"^N02 "):  # it has shut down
+        store_files(files, archive.peer, retry=RetryPolicy(1, 0.01, 1.0))
     with socket.create_server(("127.0.0.1", 0)) as mute:
         peer = Peer("MUTE", "127.0.0.1", mute.getsockname()[1])
-        with pytest.raises(PacsError, match=r"^N0[26] "):
-            store_files(files, peer, patience=Patience(0, 0.01, 1.0))
+        with pytest.raises(SpiderError, match=r"^N0[26] "):
+            store_files(files, peer, retry=RetryPolicy(0, 0.01, 1.0))
     broken = tmp_path / "PATIENT^NAME.dcm"
     broken.write_bytes(b"nothing")
-    with pytest.raises(PacsError, match=r"^N07 ") as caught:
-        store_files([broken], archive.peer, patience=QUICK)
+    with pytest.raises(SpiderError, match=r"^N07 ") as caught:
+        store_files([broken], archive.peer, retry=QUICK)
     assert "PATIENT" not in str(caught.value)
 
 
@@ -256,9 +256,9 @@ def test_damaged_results_are_not_sent(results: Path) -> None:
     path = results / ("a" * 16) / "dicom" / "ct" / "0002.dcm"
     path.write_bytes(path.read_bytes()[:-2])
     with running() as archive:
-        outcome = send_results(results, archive.peer, patience=QUICK)
+        outcome = send_results(results, archive.peer, retry=QUICK)
         assert (outcome.stored, outcome.damaged) == (OBJECTS // 2, 1)
-        assert [problem.code for problem in outcome.problems] == [PacsCode.N07]
+        assert [problem.code for problem in outcome.problems] == [Code.INVALID_RESULT]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_peers_are_parsed(text: str, wanted: Peer) -> None:
     ["PACS", "PACS@host", "@host:104", "PACS@host:0", "P@h:65536", "x" * 17 + "@h:1", "a\\b@h:1"],
 )
 def test_what_is_no_peer(text: str) -> None:
-    with pytest.raises(PacsError, match=r"^N01 "):
+    with pytest.raises(SpiderError, match=r"^N01 "):
         Peer.parse(text)
 
 
@@ -353,7 +353,7 @@ def test_a_batch_whose_results_cannot_be_sent_has_made_them_all_the_same(
         done = CliRunner().invoke(app, [*line, *size])
     assert done.exit_code == EXIT_FAILED
     assert "1 done" in done.output
-    assert PacsCode.N02.value in done.output
+    assert Code.PEER_UNREACHABLE.value in done.output
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How commands end: their exit codes, and failures told without naming a patient's file."""
+"""How commands end: exit statuses, and errors shown without naming a patient's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
+from pydantic import ValidationError
 
+from spider_bundle.errors import Code, line, validation_message
 from spider_bundle.files import reason
 from spider_bundle.logs import is_debugging
 
@@ -17,7 +19,7 @@ EXIT_REFUSED = 3
 
 
 def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
-    """Tell what failed on standard error and end.
+    """Show a failure on standard error and end.
 
     Raises:
         typer.Exit: Always.
@@ -28,21 +30,23 @@ def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
 
 @contextmanager
 def bad_usage(*others: type[Exception]) -> Iterator[None]:
-    """Tell a ValueError, or an error of these kinds, as bad usage; its text is for the operator.
+    """Show a ValueError, or an error of these kinds, as bad usage.
 
     Raises:
         typer.BadParameter: One of them occurred.
     """
-    told: tuple[type[Exception], ...] = (ValueError, *others)
+    kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
-    except told as error:
+    except ValidationError as error:
+        raise typer.BadParameter(validation_message(error)) from None
+    except kinds as error:
         raise typer.BadParameter(str(error)) from None
 
 
 @contextmanager
 def written(subject: str, action: str) -> Iterator[None]:
-    """Tell a failure of the file system as R01, without its text: that names the path.
+    """Show an error of the file system as R01, without its text, which names the path.
 
     Args:
         subject: What could not be written.
@@ -56,4 +60,4 @@ def written(subject: str, action: str) -> Iterator[None]:
     except OSError as error:
         if is_debugging():
             raise
-        fail(f"R01 {subject} ({reason(error)}). To do: {action}.")
+        fail(line(Code.WRITE_FAILED, f"{subject} ({reason(error)})", action=action))
