@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.exit_status import EXIT_FAILED, EXIT_USAGE, bad_usage, fail
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_USAGE, bad_usage, fail
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.exit_status import bad_usage, written
+from spider_bundle.cli.ends import bad_usage, written
 from spider_bundle.cli.options import BundleRoot, Weights
 
 

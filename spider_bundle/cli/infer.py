@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spider_bundle.cli.exit_status import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail
 from spider_bundle.cli.options import (
     BundleRoot,
     Device,

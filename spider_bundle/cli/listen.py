@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.exit_status import bad_usage, fail, written
+from spider_bundle.cli.ends import bad_usage, fail, written
 from spider_bundle.cli.options import CreateKeyFile, KeyFile, require_pacs
 
 

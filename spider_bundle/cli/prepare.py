@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.exit_status import EXIT_FAILED, EXIT_REFUSED, bad_usage, written
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, written
 
 
 def prepare(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.exit_status import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
+from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
 from spider_bundle.cli.options import require_pacs
 
 if TYPE_CHECKING:
