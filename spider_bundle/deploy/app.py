@@ -22,7 +22,13 @@ from spider_bundle.deploy.operators import (
     ReconstructionOperator,
 )
 from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
+from spider_bundle.errors import Code, line, root_cause
 from spider_bundle.logs import is_debugging
+
+_RUN_AGAIN = (
+    "run again with SPIDER_DEBUG=1 to see where; the details may name files. Results that are "
+    "complete stay"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -96,12 +102,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if is_debugging():
             raise
-        # the text of an unexpected error may quote a path or an attribute: name its kind only
-        _log.error(
-            "R02 the run failed (%s). To do: run again with SPIDER_DEBUG=1 to see where; the "
-            "details may name files. Results that are complete stay.",
-            type(error).__name__,
-        )
+        # its text may quote a path or an attribute: name its kind only
+        message = f"the run failed ({type(root_cause(error)).__name__})"
+        _log.error("%s", line(Code.RUN_FAILED, message, action=_RUN_AGAIN))
         return EXIT_FAILED
     assert application.writer is not None  # composed by now
     written, refused = application.writer.written, application.writer.refused

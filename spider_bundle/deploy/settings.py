@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spider_bundle.errors import validation_message
 
 CONFIG_VARIABLE = "HOLOSCAN_CONFIG_PATH"
 """Names the settings file inside a container that ``monai-deploy package`` made."""
@@ -16,27 +18,28 @@ CONFIG_VARIABLE = "HOLOSCAN_CONFIG_PATH"
 SECTION = "reconstruction"
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseModel):
     """How the application reconstructs.
 
     Attributes:
         spacing: Voxel size, mm.
         shape: Voxels along each axis.
-        device: cpu, cuda or cuda:N; the best there is if empty.
+        device: cpu, cuda or cuda:N; the best available if empty.
         precision: auto, float32 or bfloat16.
-        keep_identity: Whether results belong to the patient and study of the radiographs; otherwise
-            to a new pseudonymous patient.
-        overrides: Statements about the radiographs, see
+        keep_identity: Write the results for the patient and study of the radiographs, not for a new
+            pseudonymous patient.
+        overrides: Values that replace those of the radiographs, see
             :meth:`~spider_bundle.dicom.overrides.PairOverrides.from_mapping`.
     """
 
-    spacing: float = 2.0
-    shape: int = 128
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    spacing: float = Field(default=2.0, gt=0)
+    shape: int = Field(default=128, gt=0)
     device: str = ""
     precision: str = "auto"
     keep_identity: bool = False
-    overrides: Mapping[str, Any] = field(default_factory=dict)
+    overrides: dict[str, Any] = Field(default_factory=dict)
 
 
 def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
@@ -48,7 +51,7 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is no YAML mapping, or names a setting that does not exist.
+        ValueError: It is no YAML mapping, or a setting is unknown or not valid.
     """
     named = path or os.environ.get(CONFIG_VARIABLE) or Path(__file__).with_name("app.yaml")
     try:
@@ -62,14 +65,14 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     values = content.get(SECTION) or {}
     if not isinstance(values, Mapping):
         raise ValueError(f"{SECTION} is no mapping")
-    unknown = set(values) - {entry.name for entry in fields(Settings)}
-    if unknown:
-        raise ValueError(f"no such settings: {', '.join(sorted(unknown))}")
-    return Settings(**values)
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        raise ValueError(f"{SECTION}: {validation_message(error)}") from None
 
 
 def find_bundle(model_path: str | os.PathLike[str]) -> Path:
-    """The bundle in the model folder of the application.
+    """Return the bundle in the model folder of the application.
 
     Args:
         model_path: The bundle's folder, or a folder with the bundle as a subfolder, which is how

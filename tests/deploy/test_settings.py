@@ -39,6 +39,8 @@ def test_container_names_its_settings(tmp_path: Path, monkeypatch: pytest.Monkey
     ("text", "why"),
     [
         ("reconstruction: {spacin: 1.0}\n", "spacin"),
+        ("reconstruction: {spacing: 0}\n", "spacing: Input should be greater than 0"),
+        ("reconstruction: {shape: Doe}\n", "shape: Input should be a valid integer"),
         ("reconstruction: [1\n", "no YAML"),
         ("reconstruction: [1]\n", "no mapping"),
         ("- 1\n", "no mapping"),
@@ -47,8 +49,9 @@ def test_container_names_its_settings(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_wrong_settings_are_refused(text: str, why: str, tmp_path: Path) -> None:
     path = tmp_path / "app.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError, match=why):
+    with pytest.raises(ValueError, match=why) as caught:
         read_settings(path)
+    assert "Doe" not in str(caught.value)
 
 
 def test_bundle_is_found_in_the_model_folder(bundle_root: Path, tmp_path: Path) -> None:
