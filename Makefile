@@ -39,8 +39,9 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# The documentation site, in docs/_build/html; warnings are errors.
+# The tables of codes, and the documentation site in docs/_build/html; warnings are errors.
 docs: $(VENV)/.installed
+	$(BIN)/python docs/tables.py
 	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
 
 # Rebuild every table and figure of the documentation; needs the data (SPIDER_DATA).
