@@ -51,8 +51,8 @@ from spider_bundle.batch.codes import BatchCode
 from spider_bundle.batch.intake import EXAMINERS, Intake
 from spider_bundle.batch.sandbox import Sandbox, limit_memory
 from spider_bundle.dicom.errors import RadiographError
-from spider_bundle.dicom.identity import read_source_identity
-from spider_bundle.dicom.pair import check_headers, find_studies
+from spider_bundle.dicom.pair import describe_pair
+from spider_bundle.dicom.studies import find_studies
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.dicom.write import SyntheticIdentity, write_cr, write_dx
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
@@ -736,7 +736,8 @@ def read_case(folder: Path, overrides: dict[str, Any]) -> str:
     studies = find_studies(folder, key=KEY).studies
     transform = BiplanarRadiographsd(8.0, 8, 64, 3.2, overrides=overrides, key=KEY)
     messages = [f.message for study in studies for f in study.findings]
-    messages += [f.message for f in check_headers(*paths, transform.overrides)]
+    films = describe_pair(paths, transform.overrides, key=KEY, keep_identity=True)
+    messages += [f.message for f in films.findings]
     _check_messages(messages)
     try:
         item = transform({"image": {"frontal": paths[0], "lateral": paths[1]}})
@@ -750,7 +751,6 @@ def read_case(folder: Path, overrides: dict[str, Any]) -> str:
     sound = bool(image.isfinite().all() and image.min() >= 0 and image.max() <= 1)
     if not sound or not image.meta["projection"].isfinite().all():
         raise DefectError("image or projection not finite")
-    read_source_identity(paths)
     return "read"
 
 

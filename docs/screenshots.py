@@ -19,7 +19,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.outputs.html_report import HTML_FILE, INDEX_FILE
 from spider_bundle.outputs.preview import PREVIEW_FILE
 from spider_bundle.phantom import HeadPhantom

@@ -28,6 +28,7 @@ from monai.data import MetaTensor
 
 from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import FilmPair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.geometry import FloatArray, Grid
 from spider_bundle.networks import SPIDER
@@ -37,8 +38,9 @@ from spider_bundle.precision import autocast
 from spider_bundle.weights import load_weights
 
 PathLike = str | os.PathLike[str]
-Radiographs = PathLike | Sequence[PathLike] | Mapping[str, PathLike]
-"""A folder with one study, two files in any order, or a mapping of ``frontal`` and ``lateral``."""
+Radiographs = PathLike | Sequence[PathLike] | Mapping[str, PathLike] | FilmPair
+"""A folder with one study, two files in any order, a mapping of ``frontal`` and ``lateral``, or
+films that are paired already."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,7 @@ class Reconstructor:
         self._inferer = parser.get_parsed_content("inferer")
         self._preprocessing = parser.get_parsed_content("preprocessing").transforms
         self._split = CTAndLabelsd()
-        self._keep_identity = keep_identity
+        self.keep_identity = keep_identity
 
     def __call__(
         self, radiographs: Radiographs, overrides: Mapping[str, Any] | None = None
@@ -186,7 +188,7 @@ class Reconstructor:
             device=str(self.device),
             weights_sha256=self.weights_sha256,
             seconds=self._inferer.seconds,
-            keep_identity=self._keep_identity,
+            keep_identity=self.keep_identity,
         )
 
 
@@ -232,12 +234,14 @@ def reconstruct(
     return reconstructor(radiographs)
 
 
-def _source(radiographs: Radiographs) -> str | list[str] | dict[str, str]:
+def _source(radiographs: Radiographs) -> str | list[str] | dict[str, str] | FilmPair:
     """The radiographs in the words of the reading transform.
 
     Raises:
         ValueError: They are not one folder or two files.
     """
+    if isinstance(radiographs, FilmPair):
+        return radiographs
     if isinstance(radiographs, (str, os.PathLike)):
         return os.fspath(radiographs)
     if isinstance(radiographs, Mapping):

@@ -18,7 +18,7 @@ from spider_bundle.api import Reconstruction, Reconstructor, reconstruct
 from spider_bundle.cli import app
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.errors import RadiographError
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.geometry import LPS_TO_RAS
 from spider_bundle.labels import Label

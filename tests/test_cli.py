@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 
 

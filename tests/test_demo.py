@@ -8,9 +8,9 @@ import numpy as np
 import pydicom
 
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.pair import read_pair
 from spider_bundle.geometry import ViewPosition, isocentric_view
 from spider_bundle.phantom import HeadPhantom
+from tests.films import read_pair
 
 
 def test_pair_reads_back_as_the_exact_line_integrals(tmp_path: Path) -> None:

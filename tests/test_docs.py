@@ -19,12 +19,12 @@ from pydantic import BaseModel
 
 from docs import tables
 from spider_bundle.batch.manifest import Entry, State
-from spider_bundle.batch.profile import MATCHED
 from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cases.rejections import CODES as REJECTION_CODES
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.dicom.errors import CODES
+from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
@@ -238,7 +238,7 @@ def test_batch_is_described_as_it_is() -> None:
     fields_named = [row[0].strip("`") for row in first_table(section(page, "### The manifest"))]
     assert fields_named == list(Entry("key", State.DONE, "").record())
     site = section(page, "## Overrides of a site")
-    assert all(f"`{name}`" in site for name in MATCHED)
+    assert all(f"`{name}`" in site for name in EQUIPMENT)
 
 
 def test_preparing_is_described_as_it_is() -> None:

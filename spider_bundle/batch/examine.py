@@ -17,7 +17,7 @@ from typing import Any
 from spider_bundle.batch.archives import ArchiveLimits, unpack
 from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job, Refusal, refused_file
-from spider_bundle.batch.profile import Profile, apparatus
+from spider_bundle.batch.profile import Profile
 from spider_bundle.dicom.errors import (
     Code,
     Finding,
@@ -26,16 +26,11 @@ from spider_bundle.dicom.errors import (
     finding,
     finding_facts,
 )
-from spider_bundle.dicom.header import Header, open_dataset
+from spider_bundle.dicom.film import Film
+from spider_bundle.dicom.film import describe as describe_film
 from spider_bundle.dicom.overrides import PairOverrides
-from spider_bundle.dicom.pair import (
-    Candidate,
-    Studies,
-    Study,
-    check_headers,
-    data_set_sha256,
-    find_studies,
-)
+from spider_bundle.dicom.pair import describe_pair
+from spider_bundle.dicom.studies import Studies, Study, data_set_sha256, find_studies
 from spider_bundle.files import file_sha256
 
 MAXIMUM_FILE_BYTES = 2 << 30
@@ -63,7 +58,7 @@ def describe(path: Path, key: str, allow_secondary_capture: bool = False) -> Stu
     found = find_studies([path], key=key, allow_secondary_capture=allow_secondary_capture)
     if found.foreign_files and claims_to_be_dicom:
         try:
-            if not Header(open_dataset(path, "radiograph", pixels=False)).is_directory:
+            if not describe_film(path).is_directory:
                 message = "a damaged DICOM file: it does not say what it holds"
                 raise RadiographError([finding(Code.E01, "radiograph", message)])
         except RadiographError as error:
@@ -98,20 +93,18 @@ def check(study: Study, key: str, profile: Profile) -> Job | Refusal:
     Raises:
         OSError: A file has vanished.
     """
-    files = tuple(candidate.path for candidate in study.candidates)
+    files = tuple(film.path for film in study.films)
     if study.frontal is None or study.lateral is None or not study.is_complete:
-        lacks = not {"frontal", "lateral"} <= {c.kind for c in study.candidates}
-        return Refusal(study.key, _facts(study.findings), lacks, files)
+        return Refusal(study.key, _facts(study.findings), study.lacks_view, files)
     paths = study.frontal.path, study.lateral.path
     rule, overrides = None, profile.base
-    found = [*_size_findings(study.frontal, study.lateral)]
+    found = [
+        *_size_findings(study.frontal, "frontal"),
+        *_size_findings(study.lateral, "lateral"),
+    ]
     if not found:
-        try:
-            sides = [apparatus(Header(open_dataset(path, "pair", pixels=False))) for path in paths]
-            rule, overrides = profile.rule_for(*sides)
-            found += check_headers(*paths, PairOverrides.from_mapping(overrides))
-        except RadiographError as error:
-            found += error.findings
+        rule, overrides = profile.rule_for(study.frontal.equipment, study.lateral.equipment)
+        found += describe_pair(paths, PairOverrides.from_mapping(overrides), key=key).findings
     if any(f.severity is Severity.ERROR for f in found):
         return Refusal(study.key, _facts([*study.findings, *found]), files=files)
     digests = ":".join(map(file_sha256, paths))
@@ -138,12 +131,11 @@ def unpacked(
     return None
 
 
-def _size_findings(*sides: Candidate) -> Iterable[Finding]:
-    for side in sides:
-        size = side.path.stat().st_size
-        if size > MAXIMUM_FILE_BYTES:
-            message = f"a file of {size:.3g} bytes is beyond {MAXIMUM_FILE_BYTES:.3g}"
-            yield finding(Code.E16, side.kind, message)
+def _size_findings(film: Film, role: str) -> Iterable[Finding]:
+    size = film.stamp.size
+    if size > MAXIMUM_FILE_BYTES:
+        message = f"a file of {size:.3g} bytes is beyond {MAXIMUM_FILE_BYTES:.3g}"
+        yield finding(Code.E16, role, message)
 
 
 def _facts(findings: Iterable[Finding]) -> list[Mapping[str, Any]]:

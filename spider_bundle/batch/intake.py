@@ -21,14 +21,9 @@ from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.medium import DICOMDIR, file_ids, referenced_files
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.sandbox import CallError, Sandbox
+from spider_bundle.dicom.film import Film
 from spider_bundle.dicom.overrides import PairOverrides
-from spider_bundle.dicom.pair import (
-    Candidate,
-    Studies,
-    Study,
-    study_key,
-    without_copies,
-)
+from spider_bundle.dicom.studies import Studies, Study, study_key, without_copies
 from spider_bundle.files import files_below
 
 EXAMINERS = ("spider_bundle.batch.examine",)
@@ -245,7 +240,7 @@ class Intake:
 
     def _studies(self, described: Iterable[Studies]) -> list[Study | Refusal]:
         """The studies of all radiographs, in the order of their first file."""
-        every = [c for found in described for study in found.studies for c in study.candidates]
+        every = [c for found in described for study in found.studies for c in study.films]
         candidates = without_copies(every, self._content)
         studies: list[tuple[Path, Study | Refusal]] = []
         for members in _related(candidates):
@@ -257,14 +252,14 @@ class Intake:
             if isinstance(answer, Refusal):
                 studies.append((paths[0], answer))
             else:
-                studies += [(study.candidates[0].path, study) for study in answer or ()]
+                studies += [(study.films[0].path, study) for study in answer or ()]
         order = {candidate.path: number for number, candidate in enumerate(candidates)}
         return [study for _, study in sorted(studies, key=lambda named: order[named[0]])]
 
     def _check(self, study: Study | Refusal) -> Job | Refusal | None:
         if isinstance(study, Refusal):
             return study
-        paths = tuple(candidate.path for candidate in study.candidates)
+        paths = tuple(candidate.path for candidate in study.films)
         refuse = partial(Refusal, study.key, files=paths)
         return self._ask(paths, refuse, check, study, self._key, self._profile)
 
@@ -319,7 +314,7 @@ class Intake:
         return self._answers[question]
 
 
-def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
+def _related(candidates: Iterable[Film]) -> Iterable[Sequence[Film]]:
     """Radiographs that may make one study: by its UID, or by order and patient (E05)."""
     parents: dict[tuple[str, ...], tuple[str, ...]] = {}
 
@@ -328,7 +323,7 @@ def _related(candidates: Iterable[Candidate]) -> Iterable[Sequence[Candidate]]:
             parents[name] = name = parents[parents[name]]
         return name
 
-    related: dict[tuple[str, ...], list[Candidate]] = {}
+    related: dict[tuple[str, ...], list[Film]] = {}
     members = list(candidates)
     for identifiers in (candidate.identifiers for candidate in members):
         if identifiers.accession:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 
 _END_BYTES = 1 << 20
 

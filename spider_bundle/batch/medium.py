@@ -9,7 +9,8 @@ from pydicom import Dataset
 
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Refusal, refused_file
-from spider_bundle.dicom.header import open_dataset, quiet
+from spider_bundle.dicom.header import FilmStream
+from spider_bundle.logs import silent_pydicom
 
 DICOMDIR = "DICOMDIR"
 
@@ -34,8 +35,9 @@ def file_ids(directory: Path, key: str) -> FileIDs | Refusal:
         OSError: It has vanished.
     """
     try:
-        dataset = open_dataset(directory, "batch", pixels=False)
-        with quiet():
+        with FilmStream(directory) as stream:
+            dataset = stream.parse("batch", pixels=False)
+        with silent_pydicom():
             records = dataset.get("DirectoryRecordSequence") or []
             named = [_file_id(r) for r in records if "ReferencedFileID" in r]
     except Exception as error:  # pydicom raises nearly every kind of exception on damaged files

@@ -20,7 +20,7 @@ from spider_bundle.batch.site_key import create_key_file, read_key_file
 from spider_bundle.batch.worker import Pipeline, WorkerSettings, inference_config
 from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
-from spider_bundle.dicom.pair import PUBLIC_KEY
+from spider_bundle.dicom.studies import PUBLIC_KEY
 from spider_bundle.files import file_sha256
 from spider_bundle.resources import available_cores, available_memory
 

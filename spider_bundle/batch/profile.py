@@ -1,4 +1,4 @@
-"""A site's statements about its apparatus, chosen by what the headers say about it.
+"""A site's statements about its equipment, chosen by what the headers say about it.
 
 A profile is a YAML or JSON file:
 
@@ -21,25 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch.codes import BatchCode, BatchError
-from spider_bundle.dicom.header import Header
+from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import ROLES, PairOverrides, merge_overrides
 
 VERSION = 1
 
-MATCHED = (
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "SoftwareVersions",
-    "DetectorManufacturerName",
-    "DetectorManufacturerModelName",
-)
-"""Attributes that a rule may look at: they tell the kind of apparatus and nobody's name."""
-
 
 @dataclass(frozen=True)
 class Rule:
-    """Statements about the studies of one kind of apparatus.
+    """Statements about the studies of one kind of equipment.
 
     Attributes:
         match: Pattern by attribute, as in file names (``*``, ``?``, ``[...]``), upper case.
@@ -49,9 +39,9 @@ class Rule:
     match: Mapping[str, str]
     overrides: Mapping[str, Any]
 
-    def fits(self, apparatus: Mapping[str, str]) -> bool:
+    def fits(self, equipment: Mapping[str, str]) -> bool:
         """Whether every pattern fits."""
-        return all(fnmatchcase(apparatus.get(k, ""), pattern) for k, pattern in self.match.items())
+        return all(fnmatchcase(equipment.get(k, ""), pattern) for k, pattern in self.match.items())
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Profile:
         """Find the rule of a study.
 
         Args:
-            sides: :func:`apparatus` of each radiograph.
+            sides: :attr:`~spider_bundle.dicom.film.Film.equipment` of each radiograph.
 
         Returns:
             Number of the rule from 1, or None, and the overrides of the study.
@@ -79,11 +69,6 @@ class Profile:
             if all(rule.fits(side) for side in sides):
                 return number, merge_overrides(self.base, rule.overrides)
         return None, self.base
-
-
-def apparatus(header: Header) -> dict[str, str]:
-    """What a header says about the apparatus: :data:`MATCHED`, upper case, empty if absent."""
-    return {name: header.text(name) for name in MATCHED}
 
 
 def read_profile(path: Path) -> Profile:
@@ -118,9 +103,9 @@ def _rule(number: int, entry: Any) -> Rule:
         match, overrides = entry["match"], entry["overrides"]
         if not isinstance(match, Mapping) or not isinstance(overrides, Mapping):
             raise ValueError("match and overrides must be mappings")
-        unknown = sorted(map(str, set(match) - set(MATCHED)))
+        unknown = sorted(map(str, set(match) - set(EQUIPMENT)))
         if unknown:
-            raise ValueError(f"match takes {', '.join(MATCHED)}; not {', '.join(unknown)}")
+            raise ValueError(f"match takes {', '.join(EQUIPMENT)}; not {', '.join(unknown)}")
         PairOverrides.from_mapping(overrides)
         both = [overrides, *(overrides.get(role) or {} for role in ROLES)]
         if any("allow_secondary_capture" in side for side in both):

@@ -28,7 +28,7 @@ from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
 from spider_bundle.cases.resampling import resample
 from spider_bundle.cases.scan import Scan, ScanSource, find_scans, read_nifti, read_scan
 from spider_bundle.cases.sheet import write_sheets, write_tile
-from spider_bundle.dicom.pair import PUBLIC_KEY
+from spider_bundle.dicom.studies import PUBLIC_KEY
 from spider_bundle.files import atomic_path
 from spider_bundle.logs import is_debugging, silent_pydicom
 from spider_bundle.outputs.nifti import write_ct, write_labels

@@ -44,7 +44,7 @@ def listen(
     require_pacs()
     from spider_bundle.batch.site_key import create_key_file as create_key
     from spider_bundle.batch.site_key import read_key_file
-    from spider_bundle.dicom.pair import PUBLIC_KEY
+    from spider_bundle.dicom.studies import PUBLIC_KEY
     from spider_bundle.errors import Code, SpiderError
     from spider_bundle.pacs.listen import Listener, ListenOptions
     from spider_bundle.pacs.listen import listen as listen_until_signal

@@ -42,7 +42,7 @@ def prepare(
     Finished scans are skipped, so a run that was cut can be started again.
     """
     from spider_bundle.cases.folder import PrepareOptions, prepare_folder, read_isocentres
-    from spider_bundle.dicom.pair import PUBLIC_KEY
+    from spider_bundle.dicom.studies import PUBLIC_KEY
 
     with (
         bad_usage(),

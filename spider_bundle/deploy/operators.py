@@ -82,13 +82,12 @@ class RadiographLoaderOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Read every study; what cannot be used is refused with a code and logged."""
-        stated = self.reconstructor.overrides
         dataset = StudyDataset(
             self.input_folder,
             transform=lambda entry: self.reconstructor.read(entry["image"]),
             key=self.reconstructor.site_key,
-            allow_secondary_capture=stated.frontal.allow_secondary_capture
-            or stated.lateral.allow_secondary_capture,
+            overrides=self.reconstructor.overrides,
+            keep_identity=self.reconstructor.keep_identity,
         )
         items = [dataset[index] for index in range(len(dataset))]
         op_output.emit(Intake(items, dataset.refused), STUDIES)

@@ -17,7 +17,9 @@ from spider_bundle.dicom.errors import (
     finding,
     finding_facts,
 )
-from spider_bundle.dicom.pair import PUBLIC_KEY, Study, find_studies
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import pair_films
+from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
 
 _log = logging.getLogger(__name__)
 
@@ -33,9 +35,10 @@ class StudyDataset(Dataset):
     Args:
         folder: Any tree of files, or several; or entries for the transform, which are then not
             searched for.
-        transform: Reads an entry ``{"image": {"frontal": path, "lateral": path}}``.
+        transform: Reads an entry ``{"image": FilmPair}``.
         key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
-        allow_secondary_capture: Take secondary captures for radiographs.
+        overrides: See :meth:`~.overrides.PairOverrides.from_mapping`.
+        keep_identity: Whether to read the identity of patient and study.
     """
 
     def __init__(
@@ -43,18 +46,26 @@ class StudyDataset(Dataset):
         folder: str | Path | Iterable[str | Path] | None = None,
         transform: Callable[[Any], Any] | None = None,
         key: str | None = None,
-        allow_secondary_capture: bool = False,
+        overrides: Mapping[str, Any] | PairOverrides | None = None,
+        keep_identity: bool = False,
         data: Iterable[dict[str, Any]] | None = None,
     ) -> None:
         self.refused: list[dict[str, Any]] = []
         entries: list[tuple[str, dict[str, Any]]] = []
         if folder is not None:
+            pair_overrides = PairOverrides.from_mapping(overrides)
+            key = key or PUBLIC_KEY
             found = find_studies(
-                folder, key=key or PUBLIC_KEY, allow_secondary_capture=allow_secondary_capture
+                folder,
+                key=key,
+                allow_secondary_capture=pair_overrides.allow_secondary_capture,
+                frames=pair_overrides.frames,
+                keep_identity=keep_identity,
             )
             for study in found.studies:
-                if study.is_complete:
-                    entries.append((study.key, {"image": _paths(study)}))
+                if study.pair and study.is_complete:
+                    pair = pair_films(study.pair, pair_overrides, key=key)
+                    entries.append((study.key, {"image": pair}))
                 else:
                     self._refuse(study.key, study.findings)
             others = ", ".join(f"{n} {kind}" for kind, n in sorted(found.other_objects.items()))
@@ -111,9 +122,3 @@ def _findings(error: BaseException) -> tuple[Finding, ...]:
         return error.findings
     message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
     return (finding(Code.E01, "pair", message),)
-
-
-def _paths(study: Study) -> dict[str, str]:
-    assert study.frontal is not None  # of a complete study
-    assert study.lateral is not None
-    return {"frontal": str(study.frontal.path), "lateral": str(study.lateral.path)}

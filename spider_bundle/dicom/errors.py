@@ -67,5 +67,4 @@ CODES: Mapping[Code, CodeInfo] = {
 finding_facts = Finding.facts
 
 
-class RadiographError(SpiderError):
-    """Radiographs that cannot be used, with every finding made until then."""
+RadiographError = SpiderError

@@ -1,18 +1,14 @@
-"""Open DICOM files safely and look their attributes up, whatever the kind of radiograph.
+"""Parse DICOM files safely and look their attributes up, whatever the kind of radiograph.
 
-Real files hold malformed values everywhere, so a value that does not parse counts as absent here
-and the checks further on name what is missing.
+Real files hold malformed values everywhere, so a value that does not parse counts as absent.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import math
+import os
 import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,9 +16,10 @@ from typing import Any
 
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info  # its public form opens a file of its own
 
-from spider_bundle.dicom.errors import CODES, Code, RadiographError, finding
+from spider_bundle.errors import Code, SpiderError
+from spider_bundle.logs import silent_pydicom
 
 SECONDARY_CAPTURE = "SC"
 
@@ -40,8 +37,8 @@ SOP_CLASSES = {
     "1.2.840.10008.5.1.4.1.1.7.3": SECONDARY_CAPTURE,
 }
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
-_DIRECTORY = "1.2.840.10008.1.3.10"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
+_PREAMBLE, _MAGIC = 128, b"DICM"
 
 #: Attributes of the pixel modules, which a functional group cannot restate: what is checked must be
 #: what the decoders go by.
@@ -84,35 +81,39 @@ class Identifiers:
         return "Identifiers(hidden)"
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings and log records, which quote attribute values, out of logs."""
-    logger = logging.getLogger("pydicom")
-
-    def drop(record: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(drop)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeFilter(drop)
-
-
 def transfer_syntax(meta: pydicom.Dataset) -> str:
-    """TransferSyntaxUID of a file's meta information, empty if it is not text."""
+    """Return TransferSyntaxUID of a file's meta information, empty if it is not text."""
     value = meta.get("TransferSyntaxUID", "")
     return str(value) if isinstance(value, str) else ""
 
 
-class _BoundedReader(io.BufferedReader):
-    """A file that can be read so many times."""
+class NotDicomError(SpiderError):
+    """A file that does not claim to be a DICOM file: E01."""
 
-    def __init__(self, path: Path) -> None:
+
+class FilmStream(io.BufferedReader):
+    """A DICOM file that can be read so many times.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be opened.
+        NotDicomError: It does not begin as a DICOM file.
+    """
+
+    def __init__(self, path: Path | str) -> None:
         super().__init__(io.FileIO(path))
         self._left = MAXIMUM_READS
+        self._size = os.fstat(self.fileno()).st_size
+        try:
+            if self.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] != _MAGIC:
+                message = "not a readable DICOM file (InvalidDicomError)"
+                raise NotDicomError(Code.NOT_A_RADIOGRAPH, message, role="radiograph")
+            self.seek(0)
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as usual.
@@ -123,36 +124,37 @@ class _BoundedReader(io.BufferedReader):
         self._left -= 1
         if self._left < 0:
             raise ValueError("too many elements")
-        return super().read(size)
+        # of a length that is declared only, so much memory would be taken first
+        return super().read(None if size is None or size < 0 else min(size, self._size))
 
+    def parse(self, role: str, *, pixels: bool) -> pydicom.Dataset:
+        """Parse the file from its beginning.
 
-def open_dataset(path: Path, role: str, *, pixels: bool) -> pydicom.Dataset:
-    """Read a DICOM file.
+        Args:
+            role: Role for findings.
+            pixels: Whether to read the pixel data too; the position is before them if not.
 
-    Args:
-        path: The file.
-        role: Role for findings.
-        pixels: Whether to read the pixel data too.
-
-    Raises:
-        RadiographError: E01 if it is not a DICOM image file, E02 if it is deflated.
-    """
-    try:
-        with quiet(), _BoundedReader(path) as stream:
-            syntax = transfer_syntax(read_file_meta_info(path))
-            # A deflated data set of a few megabytes can inflate to more than the memory.
-            if syntax != _DEFLATED:
-                return pydicom.dcmread(stream, stop_before_pixels=not pixels)
-    except Exception as error:
-        # pydicom raises nearly every kind of exception on damaged files.
-        found = finding(Code.E01, role, f"not a readable DICOM file ({type(error).__name__})")
-        raise RadiographError([found]) from None
-    found = finding(Code.E02, role, "deflated files are not accepted")
-    raise RadiographError([found])
+        Raises:
+            SpiderError: E01 if it is damaged, E02 if it is deflated.
+        """
+        try:
+            with silent_pydicom():
+                self.seek(_PREAMBLE + len(_MAGIC))
+                syntax = transfer_syntax(_read_file_meta_info(self))
+                # A deflated data set of a few megabytes can inflate to more than the memory.
+                if syntax != _DEFLATED:
+                    self.seek(0)
+                    return pydicom.dcmread(self, stop_before_pixels=not pixels)
+        except Exception as error:
+            # pydicom raises nearly every kind of exception on damaged files.
+            message = f"not a readable DICOM file ({type(error).__name__})"
+            raise SpiderError(Code.NOT_A_RADIOGRAPH, message, role=role) from None
+        message = "deflated files are not accepted"
+        raise SpiderError(Code.UNDECODABLE_PIXEL_DATA, message, role=role)
 
 
 def _is_too_long(place: pydicom.Dataset, keyword: str) -> bool:
-    """Whether a value is so long that parsing it could fill the memory."""
+    """Return whether a value is so long that parsing it could fill the memory."""
     tag = tag_for_keyword(keyword)
     if tag is None or tag not in place:
         return False
@@ -169,15 +171,12 @@ class Header:
     Attributes:
         dataset: The data set.
         frame: Index of the frame of interest.
-        kind: Value of :data:`SOP_CLASSES`, or an empty string for any other object.
     """
 
     def __init__(self, dataset: pydicom.Dataset, frame: int = 0) -> None:
         self.dataset = dataset
         self.frame = frame
         self._places = [dataset]
-        self.sop_class = self.text("SOPClassUID")
-        self.kind = SOP_CLASSES.get(self.sop_class, "")
         groups: list[pydicom.Dataset] = []
         for keyword, index in (
             ("PerFrameFunctionalGroupsSequence", frame),
@@ -192,23 +191,13 @@ class Header:
 
     @staticmethod
     def _macro(group: pydicom.Dataset, tag: pydicom.tag.BaseTag) -> pydicom.Dataset | None:
-        """The item of one functional group macro; None if malformed or no sequence."""
+        """Return the item of one functional group macro; None if malformed or no sequence."""
         try:
-            with quiet():
+            with silent_pydicom():
                 element = group[tag]
                 return element.value[0] if element.VR == "SQ" and element.value else None
         except Exception:  # as for any malformed value
             return None
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether this is a DICOMDIR."""
-        return self.sop_class == _DIRECTORY or "DirectoryRecordSequence" in self.dataset
-
-    @property
-    def for_processing(self) -> bool:
-        """Whether this is a DX FOR PROCESSING image (DICOM C.8.11.1.1.1)."""
-        return self.sop_class == DX_FOR_PROCESSING
 
     @property
     def laterality(self) -> str:
@@ -222,10 +211,10 @@ class Header:
         return max(1, int(self.number("NumberOfFrames") or 1))
 
     def value(self, keyword: str) -> Any:
-        """The first value of an attribute that is present and not empty, else None."""
+        """Return the first value of an attribute that is present and not empty, else None."""
         for place in [self.dataset] if keyword in _PIXEL_ATTRIBUTES else self._places:
             try:
-                with quiet():
+                with silent_pydicom():
                     value = None if _is_too_long(place, keyword) else place.get(keyword)
             except Exception:  # a malformed value counts as absent
                 continue
@@ -233,18 +222,18 @@ class Header:
                 return value
         return None
 
-    def texts(self, keyword: str) -> list[str]:
-        """All values of an attribute as upper-case text; none if any is neither text nor number."""
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Return all values as upper-case text; none if any is neither text nor number."""
         value = self.value(keyword)
         many = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
         values = list(value) if many else [value]
         # The text of a sequence is all that it holds, which can take for ever.
         if not all(isinstance(v, (str, int, float)) for v in values):
-            return []
-        return [str(v).strip().upper() for v in values]
+            return ()
+        return tuple(str(v).strip().upper() for v in values)
 
     def text(self, keyword: str) -> str:
-        """The first value of an attribute as upper-case text, empty if absent."""
+        """Return the first value as upper-case text, empty if absent."""
         return next(iter(self.texts(keyword)), "")
 
     @property
@@ -253,54 +242,32 @@ class Header:
         text = self.text("Modality")
         return text if re.fullmatch("[A-Z]{2,16}", text) else "unknown"
 
-    def numbers(self, keyword: str) -> list[float]:
-        """All values of an attribute as finite numbers; empty if any of them is not one."""
+    def numbers(self, keyword: str) -> tuple[float, ...]:
+        """Return all values as finite numbers; none if any of them is not one."""
         try:
-            values = [float(text) for text in self.texts(keyword)]
+            values = tuple(float(text) for text in self.texts(keyword))
         except ValueError:
-            return []
-        return values if all(map(math.isfinite, values)) else []
+            return ()
+        return values if all(map(math.isfinite, values)) else ()
 
     def number(self, keyword: str) -> float | None:
-        """The first value of an attribute as a finite number, if it is one."""
+        """Return the first value as a finite number, None if it is not one."""
         return next(iter(self.numbers(keyword)), None)
 
     def items(self, keyword: str) -> list[pydicom.Dataset]:
-        """Items of a sequence, empty if absent."""
+        """Return the items of a sequence, none if absent."""
         value = self.value(keyword)
         return list(value) if isinstance(value, pydicom.sequence.Sequence) else []
 
     def codes(self, keyword: str) -> list[tuple[str, str, str]]:
-        """(value, scheme, meaning) of each item of a code sequence, upper case."""
+        """Return (value, scheme, meaning) of each item of a code sequence, upper case."""
         return [
             (item.text("CodeValue"), item.text("CodingSchemeDesignator"), item.text("CodeMeaning"))
             for item in map(Header, self.items(keyword))
         ]
 
-    def check_size(self, role: str) -> None:
-        """Refuse absurd declared sizes before anything is decoded.
-
-        Raises:
-            RadiographError: E16.
-        """
-        limits = CODES[Code.E16].limits
-        rows, columns = (int(self.number(k) or 0) for k in ("Rows", "Columns"))
-        pixels = float(rows) * columns
-        message = ""
-        if min(rows, columns) <= 0:
-            message = "the image has no pixels"
-        elif max(rows, columns) > limits["maximum_edge"]:
-            message = f"an edge of {max(rows, columns):.3g} pixels"
-        elif pixels > limits["maximum_frame_pixels"]:
-            message = f"a frame of {pixels:.3g} pixels is beyond {limits['maximum_frame_pixels']:g}"
-        elif pixels * self.frames > limits["maximum_pixels"]:
-            total, limit = pixels * self.frames, limits["maximum_pixels"]
-            message = f"{total:.3g} pixels in all are beyond {limit:g}"
-        if message:
-            raise RadiographError([finding(Code.E16, role, message, attribute="Rows")])
-
     def identifiers(self) -> Identifiers:
-        """Identifiers of the file; absent ones are empty."""
+        """Return the identifiers of the file; absent ones are empty."""
         return Identifiers(
             study=self.text("StudyInstanceUID"),
             instance=self.text("SOPInstanceUID"),

@@ -1,4 +1,4 @@
-"""What of a study's identity is carried to DICOM results, and only when the operator asks for it.
+"""Identity of a study for DICOM results, read only when the operator asks for it.
 
 Nothing here is read in a normal run. Values that are malformed are left empty, never repaired: a
 shortened PatientID could be that of somebody else.
@@ -7,14 +7,13 @@ shortened PatientID could be that of somebody else.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from pydicom.valuerep import PersonName
 
-from spider_bundle.dicom.header import Header, open_dataset
+from spider_bundle.dicom.header import Header
 
 PATIENT_SEX = ("M", "F", "O")
 
@@ -59,33 +58,23 @@ class SourceIdentity:
     def __repr__(self) -> str:
         return "SourceIdentity(hidden)"
 
+    def with_lateral(self, lateral: SourceIdentity) -> SourceIdentity:
+        """Return the identity of a pair: patient and study are those of this, frontal, film."""
+        return SourceIdentity(self.attributes, self.references + lateral.references)
 
-def read_source_identity(paths: Sequence[Path | str], frontal_instance: str = "") -> SourceIdentity:
-    """Identity of a pair, from the headers; patient and study are those of the frontal radiograph.
 
-    Args:
-        paths: The two files.
-        frontal_instance: SOPInstanceUID of the frontal radiograph; the first file's if empty.
-
-    Raises:
-        RadiographError: E01 or E02 if a file cannot be read.
-    """
-    headers = [Header(open_dataset(Path(path), "pair", pixels=False)) for path in paths]
-    if frontal_instance:
-        headers.sort(key=lambda header: header.text("SOPInstanceUID") != frontal_instance)
-    attributes = {k: _valid(headers[0], k, vr) for k, vr in KEPT_ATTRIBUTES.items()}
-    references = [
-        tuple(_valid(header, keyword, "UI") for keyword in ("SOPClassUID", "SOPInstanceUID"))
-        for header in headers
-    ]
+def source_identity(header: Header) -> SourceIdentity:
+    """Return the identity that one header states, with a reference to that instance."""
+    attributes = {k: _valid(header, k, vr) for k, vr in KEPT_ATTRIBUTES.items()}
+    sop_class, instance = (_valid(header, k, "UI") for k in ("SOPClassUID", "SOPInstanceUID"))
     return SourceIdentity(
         {keyword: value for keyword, value in attributes.items() if value},
-        tuple((a, b) for a, b in references if a and b),
+        ((sop_class, instance),) if sop_class and instance else (),
     )
 
 
 def _valid(header: Header, keyword: str, representation: str) -> str:
-    """An attribute's value if it is one valid value of its representation, else empty."""
+    """Return an attribute's value if it is one valid value of its representation, else empty."""
     value = header.value(keyword)
     if not isinstance(value, (str, int, float, PersonName)):
         return ""

@@ -16,7 +16,7 @@ import torch
 from spider_bundle.geometry import View
 
 if TYPE_CHECKING:
-    from spider_bundle.dicom.pair import RadiographPair
+    from spider_bundle.dicom.load import RadiographPair
 
 #: Pixel size at the isocentre in mm, and rows and columns, of the network's image.
 PIXEL_SIZE = 1.2

@@ -1,4 +1,4 @@
-"""What a pair of radiographs says about lossy compression, for images derived from it.
+"""Lossy compression of radiographs, for images derived from them.
 
 An image that was compressed with loss stays one, also when it is decompressed and in what is
 derived from it (DICOM PS3.3 C.7.6.1.1.5).
@@ -7,11 +7,10 @@ derived from it (DICOM PS3.3 C.7.6.1.1.5).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-from spider_bundle.dicom.header import Header, open_dataset, transfer_syntax
+from spider_bundle.dicom.header import Header
 
 _METHODS = frozenset(
     {
@@ -32,7 +31,7 @@ _MAYBE_LOSSY = {
 """Methods of those that may also be used without loss, if the file says so."""
 
 _MAXIMUM_STEPS = 8
-"""Most compressions in succession that are believed."""
+"""Maximum number of successive compressions."""
 
 
 @dataclass(frozen=True)
@@ -48,48 +47,53 @@ class LossyCompression:
     ratios: tuple[float, ...] = ()
 
 
-def read_lossy_compression(paths: Sequence[Path | str]) -> LossyCompression | None:
-    """Lossy compression of what is derived from a pair: that of the radiograph that lost more.
+def compression_of(header: Header, syntax: str) -> LossyCompression | None:
+    """Return the lossy compression that a header states or its transfer syntax implies.
 
     Args:
-        paths: The two files.
+        header: Of one file.
+        syntax: TransferSyntaxUID.
 
     Returns:
-        None if neither was compressed with loss.
-
-    Raises:
-        RadiographError: E01 or E02 if a file cannot be read.
+        None if there was none; an empty ratio if it is not stated.
     """
-    found = [lossy for path in paths if (lossy := _of_file(Path(path)))]
-    # all values take part in the comparison, so that the order of the files does not matter
-    return max(found, key=lambda x: (math.prod(x.ratios), x.methods, x.ratios), default=None)
-
-
-def _of_file(path: Path) -> LossyCompression | None:
-    dataset = open_dataset(path, "pair", pixels=False)
-    header, syntax = Header(dataset), transfer_syntax(dataset.file_meta)
     stated = header.text("LossyImageCompression")
     maybe = syntax in _MAYBE_LOSSY and stated != "00"
     if stated != "01" and syntax not in _LOSSY and not maybe:
         return None
-    methods = tuple(header.texts("LossyImageCompressionMethod"))
+    methods = header.texts("LossyImageCompressionMethod")
     # a term of the file's own could hold anything, also a name
     if len(methods) > _MAXIMUM_STEPS or not _METHODS.issuperset(methods):
         methods = ()
-    ratios = tuple(header.numbers("LossyImageCompressionRatio"))
+    ratios = header.numbers("LossyImageCompressionRatio")
     if len(ratios) > _MAXIMUM_STEPS or not all(ratio > 0 for ratio in ratios):
         ratios = ()
     method = {**_LOSSY, **_MAYBE_LOSSY}.get(syntax)
-    if method is None:
-        return LossyCompression(methods, ratios)
-    return LossyCompression(methods or (method,), ratios or _ratio(path, header))
+    return LossyCompression(methods or ((method,) if method else ()), ratios)
 
 
-def _ratio(path: Path, header: Header) -> tuple[float, ...]:
-    """Size of the pixels over that of the encoded ones, to a tenth; empty if it cannot be told."""
-    sizes = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
-    bits = math.prod(header.number(keyword) or 0.0 for keyword in sizes) * header.frames
-    pixels = open_dataset(path, "pair", pixels=True).get("PixelData")
-    if not isinstance(pixels, bytes) or not pixels or bits <= 0:
-        return ()
-    return (max(0.1, round(bits / 8 / len(pixels), 1)),)
+def is_lossy_syntax(syntax: str) -> bool:
+    """Return whether a transfer syntax always or possibly loses something."""
+    return syntax in _LOSSY or syntax in _MAYBE_LOSSY
+
+
+def with_ratio(
+    lossy: LossyCompression, decoded_bytes: float, encoded_bytes: int
+) -> LossyCompression:
+    """Return lossy compression with the ratio that the pixel data have, where none is stated.
+
+    Args:
+        lossy: What the header states.
+        decoded_bytes: Size of the pixels.
+        encoded_bytes: Size of the pixel data; of 0 nothing can be told.
+    """
+    if lossy.ratios or encoded_bytes <= 0 or decoded_bytes <= 0:
+        return lossy
+    return replace(lossy, ratios=(max(0.1, round(decoded_bytes / encoded_bytes, 1)),))
+
+
+def combined(films: Iterable[LossyCompression | None]) -> LossyCompression | None:
+    """Return the lossy compression of what is derived from films: that of which more was lost."""
+    # all values take part in the comparison, so that the order of the films does not matter
+    found = [lossy for lossy in films if lossy]
+    return max(found, key=lambda x: (math.prod(x.ratios), x.methods, x.ratios), default=None)

@@ -58,8 +58,19 @@ class PairOverrides:
     frontal: Overrides = field(default_factory=Overrides)
     lateral: Overrides = field(default_factory=Overrides)
 
+    @property
+    def frames(self) -> frozenset[int]:
+        """Frames that either view chooses, for :func:`~.film.describe`."""
+        chosen = {self.frontal.frame, self.lateral.frame}
+        return frozenset(frame for frame in chosen if frame is not None)
+
+    @property
+    def allow_secondary_capture(self) -> bool:
+        """Whether either view may be a secondary capture."""
+        return self.frontal.allow_secondary_capture or self.lateral.allow_secondary_capture
+
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any] | None) -> PairOverrides:
+    def from_mapping(cls, values: Mapping[str, Any] | PairOverrides | None) -> PairOverrides:
         """Overrides from JSON values.
 
         Args:
@@ -70,6 +81,8 @@ class PairOverrides:
         Raises:
             ValueError: A name is unknown or a value does not fit it; the text names the entry.
         """
+        if isinstance(values, PairOverrides):
+            return values
         stated = _mapping("overrides", values)
         both = _checked("", {k: v for k, v in stated.items() if k not in ROLES})
         sides = {

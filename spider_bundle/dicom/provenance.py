@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from spider_bundle.dicom.errors import Finding
 from spider_bundle.dicom.identity import SourceIdentity
 from spider_bundle.dicom.lossy import LossyCompression
+from spider_bundle.errors import Finding
+
+OVERRIDE = "override"
+"""Source of what an operator stated."""
 
 _UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "positioner_angles": "deg"}
 

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from monai.data import MetaTensor
 from monai.transforms import Transform
 
-from spider_bundle.dicom.errors import Code, RadiographError, finding
-from spider_bundle.dicom.identity import read_source_identity
-from spider_bundle.dicom.image import PIXEL_SIZE, SIZE, network_input
-from spider_bundle.dicom.lossy import read_lossy_compression
+from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
+from spider_bundle.dicom.load import load
 from spider_bundle.dicom.overrides import PairOverrides
-from spider_bundle.dicom.pair import (
-    PUBLIC_KEY,
-    Study,
-    find_studies,
-    read_pair,
-)
-from spider_bundle.dicom.provenance import Provenance, ViewProvenance, provenanced_value
-from spider_bundle.dicom.read import Radiograph
+from spider_bundle.dicom.pair import FilmPair, describe_pair, pair_films
+from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.geometry import Grid
 
 
@@ -67,91 +56,64 @@ class BiplanarRadiographsd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Read the pair named by ``image``.
 
-        ``image`` is a folder with one study, a list of two files, or a mapping with the files
-        ``frontal`` and ``lateral``.
+        ``image`` is a folder with one study, a list of two files, a mapping with the files
+        ``frontal`` and ``lateral``, or a pair of films.
 
         Raises:
-            RadiographError: The pair cannot be used; the findings say why and what to do.
+            SpiderError: The pair cannot be used; the findings say why and what to do.
         """
-        out = dict(data)
-        start = time.perf_counter()
-        paths = self._paths(out["image"])
-        pair = read_pair(*paths, self.overrides, key=self.key)
-        seen = network_input(pair, self.pixel_size, self.image_size)
-        lossy = read_lossy_compression(paths)
-        first, second = (
-            _view_provenance(role, radiograph, projection)
-            for role, radiograph, projection in zip(
-                ("frontal", "lateral"), pair.radiographs, seen.projection, strict=True
-            )
-        )
-        kept = None
-        if self.keep_identity:
-            kept = read_source_identity(paths, pair.frontal.identifiers.instance)
-        out["image"] = MetaTensor(
-            seen.image,
-            meta={
-                "filename_or_obj": pair.study_key,
-                "projection": seen.projection,
-                "spatial_shape": np.array(self.grid.shape),
-                "original_affine": torch.from_numpy(self.grid.ras_affine),
-                "study_key": pair.study_key,
-                "provenance": Provenance(
-                    views=(first, second),
-                    isocentric_assumed=pair.isocentric_assumed,
-                    burned_in=(pair.frontal.burned_in, pair.lateral.burned_in),
-                    lossy=lossy,
-                    findings=pair.findings,
-                    read_seconds=time.perf_counter() - start,
-                    source_identity=kept,
-                ),
-            },
-        )
-        out["mask"] = seen.mask
-        return out
+        pair = self.pair(data["image"])
+        item = load(pair, grid=self.grid, image_size=self.image_size, pixel_size=self.pixel_size)
+        return {**data, "image": item["image"], "mask": item["mask"]}
 
-    def _paths(self, source: Any) -> tuple[str | Path, str | Path]:
+    def pair(self, source: Any) -> FilmPair:
+        """Return the pair that ``image`` names; no pixels are read.
+
+        Raises:
+            SpiderError: E06 or others, a folder does not hold one complete study.
+        """
+        if isinstance(source, FilmPair):
+            return source
         if isinstance(source, Mapping):
-            return source["frontal"], source["lateral"]
+            source = source["frontal"], source["lateral"]
         if isinstance(source, (list, tuple)) and len(source) == 2:
-            return source[0], source[1]
-        study = single_study(source, self.key, self.overrides)
-        assert study.frontal is not None  # single_study refuses incomplete studies
-        assert study.lateral is not None
-        return study.frontal.path, study.lateral.path
+            return describe_pair(
+                source, self.overrides, key=self.key, keep_identity=self.keep_identity
+            )
+        return single_pair(source, self.overrides, key=self.key, keep_identity=self.keep_identity)
 
 
-def single_study(
-    folder: str | Path, key: str = PUBLIC_KEY, overrides: PairOverrides | None = None
-) -> Study:
-    """The one complete study of a folder.
+def single_pair(
+    folder: str | Path,
+    overrides: PairOverrides | None = None,
+    *,
+    key: str = PUBLIC_KEY,
+    keep_identity: bool = False,
+) -> FilmPair:
+    """Return the pair of the one complete study of a folder.
 
     Args:
         folder: Any tree of files.
-        key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
-        overrides: Statements of the operator.
+        overrides: Overrides by view.
+        key: Secret of the site for the study key.
+        keep_identity: Whether to read the identity of patient and study.
 
     Raises:
-        RadiographError: There is no study, more than one, or it is not one pair.
+        SpiderError: There is no study, more than one, or it is not one pair.
     """
-    stated = overrides or PairOverrides()
-    allow = stated.frontal.allow_secondary_capture or stated.lateral.allow_secondary_capture
-    studies = find_studies(folder, key=key, allow_secondary_capture=allow).studies
+    overrides = overrides or PairOverrides()
+    studies = find_studies(
+        folder,
+        key=key,
+        allow_secondary_capture=overrides.allow_secondary_capture,
+        frames=overrides.frames,
+        keep_identity=keep_identity,
+    ).studies
     if len(studies) != 1:
         found = "no radiographs" if not studies else f"{len(studies)} studies"
-        raise RadiographError([finding(Code.E06, "pair", f"{found} in the folder instead of one")])
-    if not studies[0].is_complete:
-        raise RadiographError(studies[0].findings)
-    return studies[0]
-
-
-def _view_provenance(role: str, radiograph: Radiograph, projection: torch.Tensor) -> ViewProvenance:
-    return ViewProvenance(
-        role=role,
-        view_position=radiograph.position.value,
-        geometry={
-            name: provenanced_value(name, sourced["value"], sourced["source"])
-            for name, sourced in radiograph.provenance.items()
-        },
-        projection=tuple(map(tuple, projection.tolist())),
-    )
+        message = f"{found} in the folder instead of one"
+        raise SpiderError(Code.NOT_A_PAIR, message, role="pair")
+    (study,) = studies
+    if study.pair is None or not study.is_complete:
+        raise SpiderError(study.findings)
+    return pair_films(study.pair, overrides, key=key)

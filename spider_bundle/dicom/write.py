@@ -13,8 +13,8 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from spider_bundle.dicom.evidence import rotation_from_nominal
 from spider_bundle.dicom.header import DX_FOR_PROCESSING
+from spider_bundle.dicom.view import rotation_from_nominal
 from spider_bundle.geometry import (
     View,
     ViewPosition,

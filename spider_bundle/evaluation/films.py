@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from spider_bundle.cases.case import HeadCase
-from spider_bundle.dicom.evidence import NOMINAL_PRIMARY, rotation_from_nominal
+from spider_bundle.dicom.view import NOMINAL_PRIMARY, rotation_from_nominal
 from spider_bundle.dicom.write import SyntheticIdentity, reorient, write_dx
 from spider_bundle.evaluation.metrics import score_case
 from spider_bundle.geometry import Grid, ViewPosition, isocentric_view

@@ -29,7 +29,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from spider_bundle.batch.audit import AuditLog
 from spider_bundle.dicom.header import Header
-from spider_bundle.dicom.pair import PUBLIC_KEY, study_key
+from spider_bundle.dicom.studies import PUBLIC_KEY, study_key
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import atomic_path, sync
 from spider_bundle.logs import silenced, silent_pydicom
@@ -389,7 +389,7 @@ def _identifiers(content: bytes, event: evt.Event) -> tuple[str, str]:
         header = Header(dataset)
         identifiers = header.identifiers()
     announced: Any = event.request
-    if (header.sop_class, identifiers.instance) != (
+    if (header.text("SOPClassUID"), identifiers.instance) != (
         str(announced.AffectedSOPClassUID),
         str(announced.AffectedSOPInstanceUID),
     ):

@@ -44,7 +44,7 @@ def accepted_transfer_syntaxes() -> list[str]:
 
 
 def accepted_sop_classes(allow_secondary_capture: bool = False) -> list[str]:
-    """Return the UIDs of the SOP classes that :mod:`spider_bundle.dicom.read` takes."""
+    """Return the UIDs of the SOP classes that :mod:`spider_bundle.dicom.film` takes."""
     return [
         uid
         for uid, kind in SOP_CLASSES.items()

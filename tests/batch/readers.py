@@ -14,7 +14,7 @@ from spider_bundle.batch.archives import ArchiveLimits
 from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Refusal, refused_file
 from spider_bundle.dicom.errors import RadiographError
-from spider_bundle.dicom.read import read_radiograph
+from tests.films import read_radiograph
 
 WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""
@@ -28,7 +28,7 @@ def describe(path: Path, *arguments: Any) -> Any:
 
 def check(study: Any, *arguments: Any) -> Any:
     """As usual, but some files harm their reader."""
-    for candidate in study.candidates:
+    for candidate in study.films:
         _suffer(candidate.path)
     return examine.check(study, *arguments)
 

@@ -20,7 +20,7 @@ from spider_bundle.batch import intake
 from spider_bundle.batch.intake import Found, Intake
 from spider_bundle.batch.medium import file_ids, referenced_files
 from spider_bundle.batch.sandbox import CallError, Sandbox
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from tests.batch import readers
 

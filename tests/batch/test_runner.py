@@ -26,7 +26,7 @@ from spider_bundle.batch.manifest import MANIFEST_FILE, Manifest
 from spider_bundle.batch.options import worker_count, worker_settings
 from spider_bundle.batch.runner import BatchOptions, Outcome, is_whole, plan_batch, run_batch
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.pair import study_key
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.files import file_sha256
 from tests.batch import readers

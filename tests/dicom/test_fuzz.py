@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-from spider_bundle.dicom import exposure, header
+from spider_bundle.dicom import field, header
 from spider_bundle.dicom.errors import Code, RadiographError
-from spider_bundle.dicom.header import Header, open_dataset
-from spider_bundle.dicom.identity import read_source_identity
+from spider_bundle.dicom.film import describe
+from spider_bundle.dicom.load import Radiograph
 from spider_bundle.dicom.overrides import Overrides
-from spider_bundle.dicom.pair import find_studies, study_key
-from spider_bundle.dicom.read import Radiograph, read_radiograph
+from spider_bundle.dicom.studies import find_studies, study_key
+from tests.films import read_radiograph
 
 from .conftest import Writer
 
@@ -129,7 +129,7 @@ def test_a_deep_sequence_in_place_of_text_is_no_text(write: Writer, fuzz: Module
     value = fuzz.nest(fuzz.random.Random(1), 1000)
     path.write_bytes(fuzz.put(path.read_bytes(), fuzz.raw(0x00185101, b"SQ", value)))
     start = time.process_time()
-    assert set(Header(open_dataset(path, "frontal", pixels=False)).texts("ViewPosition")) == set()
+    assert describe(path).view_position == ""
     read_radiograph(path)  # the view code still tells the view
     assert time.process_time() - start < 5
 
@@ -153,7 +153,7 @@ def test_identity_in_a_sequence_is_none(write: Writer, fuzz: ModuleType, keyword
     path = write("PA")
     new = fuzz.raw(fuzz.tag_of(keyword), b"SQ", fuzz.nest(fuzz.random.Random(2), 1000))
     path.write_bytes(fuzz.put(path.read_bytes(), new))
-    assert keyword not in read_source_identity([path]).attributes
+    assert keyword not in describe(path, keep_identity=True).identity.attributes
 
 
 def test_a_file_of_tiny_items_is_given_up(
@@ -167,7 +167,8 @@ def test_a_file_of_tiny_items_is_given_up(
         new = fuzz.raw(0x00540220, b"SQ", items, 0xFFFFFFFF)
         path.write_bytes(fuzz.put(sound, new))
         if accepted:
-            open_dataset(path, "frontal", pixels=True)
+            with header.FilmStream(path) as stream:
+                stream.parse("frontal", pixels=True)
         else:
             assert set(refusal(path)) == {"E01"}
 
@@ -380,7 +381,7 @@ def test_polygons_follow_the_even_odd_rule() -> None:
             if r0 != r1:
                 crossing = c0 + (row - r0) * (c1 - c0) / (r1 - r0)
                 expected ^= ((row >= r0) != (row >= r1)) & (column < crossing)
-        assert np.array_equal(exposure._inside_polygon((30, 40), vertices), expected)
+        assert np.array_equal(field._inside_polygon((30, 40), vertices), expected)
 
 
 # ---- texts that must go nowhere

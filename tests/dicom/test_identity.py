@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
 import pytest
 
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.dicom.film import describe
 from spider_bundle.dicom.identity import (
     KEPT_ATTRIBUTES,
     SourceIdentity,
-    read_source_identity,
 )
+from spider_bundle.dicom.load import load
+from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.dicom.write import save_dataset
+from spider_bundle.geometry import Grid
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +41,21 @@ def test_frontal_study_and_both_instances(pair: tuple[Path, Path], tmp_path: Pat
     frontal = changed(pair[0], tmp_path, PatientName=name, AccessionNumber="A 7")
     lateral = changed(pair[1], tmp_path, StudyDescription="of the lateral")
     datasets = [pydicom.dcmread(path) for path in (frontal, lateral)]
-    instance = datasets[0].SOPInstanceUID
     for paths in ((frontal, lateral), (lateral, frontal)):
-        kept = read_source_identity(paths, instance)
+        kept = identity(paths)
         assert kept.attributes["PatientName"] == name
         assert kept.attributes["AccessionNumber"] == "A 7"
         assert kept.attributes["StudyInstanceUID"] == datasets[0].StudyInstanceUID
         assert "StudyDescription" not in kept.attributes
         assert kept.references == tuple((d.SOPClassUID, d.SOPInstanceUID) for d in datasets)
+
+
+def identity(paths: Sequence[Path]) -> SourceIdentity:
+    films = describe_pair(paths, keep_identity=True)
+    item = load(films, grid=Grid.centred(8.0, 32))
+    kept = item["image"].meta["provenance"].source_identity
+    assert isinstance(kept, SourceIdentity)
+    return kept
 
 
 @pytest.mark.parametrize(
@@ -73,7 +84,8 @@ def test_malformed_values_are_left_out(
         path = changed(pair[0], tmp_path, **{keyword: value})
     finally:
         pydicom.config.settings.writing_validation_mode = pydicom.config.WARN
-    kept = read_source_identity((path, pair[1]))
+    kept = describe(path, keep_identity=True).identity
+    assert kept is not None
     assert keyword not in kept.attributes
     assert kept.attributes["StudyInstanceUID"]
 

@@ -13,8 +13,8 @@ from spider_bundle.dicom.image import (
     normalise_radiograph,
     resample_radiograph,
 )
-from spider_bundle.dicom.pair import read_pair
 from spider_bundle.geometry import View
+from tests.films import read_pair
 
 from .conftest import MARKER, Writer, make_view
 

@@ -14,10 +14,10 @@ import pytest
 
 from spider_bundle.dicom.errors import Code, RadiographError, Severity
 from spider_bundle.dicom.overrides import Overrides, PairOverrides
-from spider_bundle.dicom.pair import PUBLIC_KEY, find_studies, read_pair, study_key
-from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies, study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.geometry import ViewPosition, positioner_rotation
+from tests.films import read_pair, read_radiograph
 
 from .conftest import Writer, make_view
 
@@ -177,7 +177,7 @@ def test_oblique_extra_views_are_left_out(write: Writer, tmp_path: Path) -> None
     write("AP", name="x/3", ViewPosition="RLO", ViewCodeSequence=None)
     (study,) = find_studies(tmp_path / "x").studies
     assert study.is_complete
-    assert len(study.candidates) == 3
+    assert len(study.films) == 3
 
 
 def test_studies_of_one_accession_are_joined(write: Writer, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ import pytest
 from pydicom.dataset import Dataset
 
 from spider_bundle.dicom.errors import Code, RadiographError, Severity
-from spider_bundle.dicom.exposure import _line_percentiles
+from spider_bundle.dicom.field import _line_percentiles
+from spider_bundle.dicom.film import describe
 from spider_bundle.dicom.overrides import Overrides
-from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.dicom.pair import judge_film
+from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.dicom.write import log_scale
 from spider_bundle.geometry import ViewPosition, positioner_rotation
+from tests.films import read_pair, read_radiograph
 
 from .conftest import MARKER, SDD, SOD, Writer, line_integrals, make_view
 
@@ -62,7 +65,7 @@ def test_line_integrals_come_back(
     assert read.quantity == "line integral"
     assert read.pixels.dtype == np.float32
     if scale is not None:
-        assert f"{scale:g} per unit: override" in read.provenance["quantity"]["source"]
+        assert f"{scale:g} per unit: override" in read.provenance["quantity"].attribute
     # Half a quantisation step of the intensity, seen through the logarithm, and of the I0.
     step = 1.0 / (2**bits - 1) / 0.95
     tolerance = (
@@ -86,14 +89,14 @@ def test_cr_is_a_tone_with_dense_high(write: Writer, photometric: str) -> None:
     assert read.quantity == "tone"
     truth = line_integrals(make_view("AP"))
     assert np.corrcoef(read.pixels.ravel(), truth.ravel())[0, 1] > 0.9999
-    assert read.provenance["polarity"]["source"] == "PhotometricInterpretation"
+    assert read.provenance["polarity"].attribute == "PhotometricInterpretation"
 
 
 def test_presentation_and_film_are_tones_whatever_they_claim(write: Writer) -> None:
     assert read_radiograph(write("PA", options={"for_processing": False})).quantity == "tone"
     film = read_radiograph(write("PA", DetectorType="FILM"))
     assert film.quantity == "tone"
-    assert "film" in str(film.provenance["quantity"]["source"])
+    assert "film" in str(film.provenance["quantity"].attribute)
 
 
 def test_overlay_bits_above_the_stored_ones_are_dropped(write: Writer) -> None:
@@ -155,8 +158,8 @@ def test_geometry_survives_the_file(write: Writer) -> None:
     read = read_radiograph(write("LL", orientation=("F", "P")))
     assert read.view.sdd == pytest.approx(SDD)
     assert read.view.sod == pytest.approx(SOD, rel=1e-7)
-    assert read.provenance["sod"]["source"] == "EstimatedRadiographicMagnificationFactor"
-    assert read.provenance["sdd"]["source"] == "DistanceSourceToDetector"
+    assert read.provenance["sod"].attribute == "EstimatedRadiographicMagnificationFactor"
+    assert read.provenance["sdd"].attribute == "DistanceSourceToDetector"
     assert np.allclose(read.view.project((0, 0, 0)), [(n - 1) / 2 for n in read.view.shape[::-1]])
 
 
@@ -170,7 +173,7 @@ def test_positioner_angles_turn_the_view(
     path = write(position, view=view, options={"positioner_angles": angles})
     read = read_radiograph(path)
     assert np.allclose(read.view.matrix, view.matrix, rtol=1e-6, atol=1e-6)
-    assert read.provenance["positioner_angles"]["value"] == list(angles)
+    assert read.provenance["positioner_angles"].value == list(angles)
 
 
 def test_overrides_win_and_say_so(write: Writer) -> None:
@@ -190,7 +193,7 @@ def test_overrides_win_and_say_so(write: Writer) -> None:
     assert not read.mask[:20, :30].any()
     assert read.mask[20:, 30:].all()
     for name in ("sod", "sdd", "pitch", "view", "orientation", "mask_boxes"):
-        assert read.provenance[name]["source"] == "override"
+        assert read.provenance[name].source == "override"
 
 
 def test_dx_distance_to_patient_is_never_sod(write: Writer) -> None:
@@ -198,7 +201,8 @@ def test_dx_distance_to_patient_is_never_sod(write: Writer) -> None:
     assert errors(path) == {"E14"}
     assert read_radiograph(path, Overrides(sod=1000.0)).view.sod == pytest.approx(1000)
     cr = read_radiograph(write("PA", cr=True))
-    assert cr.provenance["sod"] == {"value": SOD, "source": "DistanceSourceToPatient"}
+    assert cr.provenance["sod"].value == SOD
+    assert cr.provenance["sod"].attribute == "DistanceSourceToPatient"
 
 
 def test_enhanced_xa_functional_groups(write: Writer) -> None:
@@ -230,11 +234,11 @@ def test_enhanced_xa_functional_groups(write: Writer) -> None:
     path = write("LL", edit=enhance)
     assert errors(path) == {"E04"}
     read = read_radiograph(path, Overrides(frame=0))
-    assert read.kind == "Enhanced XA"
+    assert describe(path).kind == "Enhanced XA"
     assert read.quantity == "line integral"
     assert read.position is ViewPosition.LL
     assert read.view.sod == pytest.approx(800)
-    assert read.provenance["sod"]["source"] == "DistanceSourceToIsocenter"
+    assert read.provenance["sod"].attribute == "DistanceSourceToIsocenter"
     expected = positioner_rotation(88.0, 1.0) @ np.array([0, -1, 0])
     assert np.allclose(read.view.beam, expected)
     assert np.abs(read.pixels - line_integrals(make_view("LL"))).max() < 0.02
@@ -247,13 +251,14 @@ def test_e01(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "text"
     path.write_text("no DICOM")
     assert errors(path) == {"E01"}
-    assert errors(tmp_path / "absent") == {"E01"}
+    with pytest.raises(RadiographError, match="E01"):
+        read_pair(tmp_path / "absent", path)
     assert errors(write(SOPClassUID="1.2.840.10008.5.1.4.1.1.2")) == {"E01"}
     capture = write(cr=True, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert errors(capture) == {"E01"}
     read = read_radiograph(capture, Overrides(allow_secondary_capture=True))
-    assert read.kind == "SC"
-    assert read.provenance["secondary_capture"] == {"value": "accepted", "source": "override"}
+    assert describe(capture).kind == "SC"
+    assert read.provenance["secondary_capture"] == ProvenancedValue("accepted", "override")
 
 
 @pytest.mark.parametrize("kept", [200, 700, 1200, 2000])
@@ -332,7 +337,7 @@ def test_e08(write: Writer) -> None:
     assert errors(write(**bare)) == {"E08"}
     assert errors(write("LL", **{**bare, "ViewPosition": "LATERAL"})) == {"E08"}
     assert errors(write(ViewCodeSequence=None, ViewPosition="LLO")) == {"E08"}
-    assert read_radiograph(write(**bare), Overrides(view=ViewPosition.PA)).overridden
+    assert read_radiograph(write(**bare), Overrides(view=ViewPosition.PA)).position == "PA"
     oblique = write(PositionerType="CARM", PositionerPrimaryAngle="-32", **bare)
     assert errors(oblique) == {"E08"}
 
@@ -405,7 +410,7 @@ def test_e16_absurd_size_is_refused_before_decoding(
     def decode(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("spider_bundle.dicom.exposure._decode", decode)
+    monkeypatch.setattr("spider_bundle.dicom.pixels._decode", decode)
     assert errors(write(Rows=60000, Columns=60000)) == {"E16"}
     assert errors(write(NumberOfFrames=2**31 - 1)) == {"E16"}
 
@@ -489,7 +494,7 @@ def test_e24(write: Writer) -> None:
     assert errors(wrong) == {"E24"}
     assert errors(write(cr=True, PhotometricInterpretation="MONOCHROME2")) == {"E24"}
     read = read_radiograph(wrong, Overrides(dense_is_high=False))
-    assert read.provenance["polarity"]["source"] == "override"
+    assert read.provenance["polarity"].source == "override"
     truth = line_integrals(make_view("PA"))
     assert np.corrcoef(read.pixels.ravel(), truth.ravel())[0, 1] > 0.999
     # A field inside the head has no air at its border: nothing can be said, only that it is cut.
@@ -509,11 +514,12 @@ def test_messages_show_nobody(write: Writer) -> None:
         read_radiograph(path)
     uid = pydicom.dcmread(path).StudyInstanceUID
     shown = f"{caught.value} {caught.value!r} {caught.value.findings}"
-    read = read_radiograph(write("LL", **secret))
-    shown += repr(read)
+    sound = write("LL", **secret)
+    film = describe(sound, keep_identity=True)
+    shown += repr((read_radiograph(sound), film, judge_film(film, Overrides())))
     for hidden in ("Doe", "Jane", "4711", "0815", uid, str(path.parent)):
         assert hidden not in shown
-    assert read.identifiers.patient == "ID4711"
+    assert film.identifiers.patient == "ID4711"
 
 
 def test_nothing_is_logged_or_warned(

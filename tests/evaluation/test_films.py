@@ -10,12 +10,13 @@ import pytest
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import HeadCase, load_case, phantom_case
 from spider_bundle.cases.datalist import openkbp_datalist
-from spider_bundle.dicom.pair import find_studies, read_pair
+from spider_bundle.dicom.studies import find_studies
 from spider_bundle.evaluation.baselines import mean_head
 from spider_bundle.evaluation.films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.evaluation.metrics import score_case
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.nifti import write_ct, write_labels
+from tests.films import read_pair
 
 
 def test_films_read_back_as_the_pair_that_was_drawn(tmp_path: Path) -> None:

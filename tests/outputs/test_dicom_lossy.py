@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.lossy import LossyCompression, read_lossy_compression
+from spider_bundle.dicom.film import describe
+from spider_bundle.dicom.load import lossy_compression
+from spider_bundle.dicom.lossy import LossyCompression, combined
 from spider_bundle.dicom.write import save_dataset
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.dicom_ct import DicomIdentity, write_ct_series
@@ -122,16 +125,20 @@ def test_what_a_radiograph_says(
 ) -> None:
     path = radiograph(pair, tmp_path, syntax, **stated)
     for paths in ((path, pair[1]), (pair[1], path)):
-        found = read_lossy_compression(paths)
+        found = lossy_of(paths)
         assert found == (None if wanted is None else LossyCompression(*wanted))
+
+
+def lossy_of(paths: Sequence[Path]) -> LossyCompression | None:
+    return combined(lossy_compression(describe(path), pydicom.dcmread(path)) for path in paths)
 
 
 def test_of_two_it_is_that_which_lost_more(pair: tuple[Path, Path], tmp_path: Path) -> None:
     said = {"LossyImageCompression": "01", "LossyImageCompressionMethod": "ISO_10918_1"}
     frontal = radiograph(pair, tmp_path, **said, LossyImageCompressionRatio="8")
     lateral = radiograph(pair, tmp_path, view=1, **said, LossyImageCompressionRatio="15")
-    assert read_lossy_compression((frontal, lateral)) == STATED
-    assert read_lossy_compression((lateral, frontal)) == STATED
+    assert lossy_of((frontal, lateral)) == STATED
+    assert lossy_of((lateral, frontal)) == STATED
 
 
 def write(folder: Path, lossy: LossyCompression | None) -> list[Path]:

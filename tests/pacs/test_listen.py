@@ -34,8 +34,7 @@ from pynetdicom.dsutils import encode
 
 from spider_bundle.batch.intake import Intake
 from spider_bundle.dicom.header import SOP_CLASSES
-from spider_bundle.dicom.pair import study_key
-from spider_bundle.dicom.read import read_radiograph
+from spider_bundle.dicom.studies import study_key
 from spider_bundle.errors import SpiderError
 from spider_bundle.pacs import listen as listen_module
 from spider_bundle.pacs.listen import (
@@ -44,6 +43,7 @@ from spider_bundle.pacs.listen import (
     accepted_sop_classes,
     accepted_transfer_syntaxes,
 )
+from tests.films import read_radiograph
 from tests.pacs.conftest import (
     KEY,
     PLANTED,

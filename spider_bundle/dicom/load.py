@@ -1,0 +1,252 @@
+"""Load the pixels of a pair of films: the network's image with its provenance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pydicom
+import torch
+from monai.data import MetaTensor
+
+from spider_bundle.dicom.checks import border_findings
+from spider_bundle.dicom.field import Image, Mask
+from spider_bundle.dicom.film import Film
+from spider_bundle.dicom.header import SECONDARY_CAPTURE, FilmStream
+from spider_bundle.dicom.image import PIXEL_SIZE, SIZE, network_input
+from spider_bundle.dicom.lossy import LossyCompression, combined, with_ratio
+from spider_bundle.dicom.overrides import ROLES
+from spider_bundle.dicom.pair import FilmPair, PairedFilm
+from spider_bundle.dicom.pixels import PixelData, load_pixels
+from spider_bundle.dicom.provenance import (
+    OVERRIDE,
+    Provenance,
+    ProvenancedValue,
+    ViewProvenance,
+    provenanced_value,
+)
+from spider_bundle.errors import Code, Finding, Severity, SpiderError
+from spider_bundle.geometry import Grid, View, ViewPosition
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """One loaded radiograph.
+
+    Attributes:
+        pixels: Line integrals or tones, high where dense, float32 as stored, shape
+            ``(rows, columns)``.
+        quantity: ``line integral`` (dimensionless, 0 in air) or ``tone``.
+        mask: True where a pixel is usable, same shape: False outside the collimated or shuttered
+            field, in mask boxes and in constant margins.
+        position: Nominal view.
+        view: Pinhole geometry of ``pixels``, LPS mm, isocentre at the origin.
+        provenance: View, orientation, positioner_angles, sdd, sod, pitch, polarity, quantity and
+            what an operator stated.
+        findings: Warnings.
+        lossy: Lossy compression that it went through, if any.
+        burned_in: Whether the file says that text is burned in, and no box masks it.
+    """
+
+    pixels: Image = field(repr=False)
+    quantity: str
+    mask: Mask = field(repr=False)
+    position: ViewPosition
+    view: View = field(repr=False)
+    provenance: Mapping[str, ProvenancedValue]
+    findings: tuple[Finding, ...]
+    lossy: LossyCompression | None
+    burned_in: bool
+
+
+@dataclass(frozen=True)
+class RadiographPair:
+    """A frontal and a lateral radiograph of one head.
+
+    Attributes:
+        frontal: Frontal radiograph.
+        lateral: Lateral radiograph.
+        findings: All warnings, of both radiographs and of the pair.
+    """
+
+    frontal: Radiograph
+    lateral: Radiograph
+    findings: tuple[Finding, ...]
+
+    @property
+    def radiographs(self) -> tuple[Radiograph, Radiograph]:
+        """Frontal and lateral, the order of the network's channels."""
+        return self.frontal, self.lateral
+
+
+def load(
+    pair: FilmPair, *, grid: Grid, image_size: int = SIZE, pixel_size: float = PIXEL_SIZE
+) -> dict[str, Any]:
+    """Load a pair as the network will see it; each file is opened once.
+
+    Args:
+        pair: The films.
+        grid: Grid of the output (LPS mm).
+        image_size: Rows and columns of the image.
+        pixel_size: Its pixel size at the isocentre, mm.
+
+    Returns:
+        ``image``, a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries ``projection``
+        ``(2, 3, 4)``, the grid as ``spatial_shape`` and ``original_affine`` (RAS), ``study_key``
+        and ``provenance`` (:class:`~.provenance.Provenance`), and ``mask``, the exposed fields
+        ``(2, H, W)``.
+
+    Raises:
+        SpiderError: The pair cannot be used; the findings say why and what to do.
+    """
+    start = time.perf_counter()
+    loaded = load_radiographs(pair)
+    seen = network_input(loaded, pixel_size, image_size)
+    first, second = (
+        ViewProvenance(
+            role=role,
+            view_position=radiograph.position.value,
+            geometry=radiograph.provenance,
+            projection=tuple(map(tuple, projection.tolist())),
+        )
+        for role, radiograph, projection in zip(
+            ROLES, loaded.radiographs, seen.projection, strict=True
+        )
+    )
+    frontal, lateral = (side.film and side.film.identity for side in pair.sides)
+    provenance = Provenance(
+        views=(first, second),
+        isocentric_assumed=pair.isocentric_assumed,
+        burned_in=(loaded.frontal.burned_in, loaded.lateral.burned_in),
+        lossy=combined(radiograph.lossy for radiograph in loaded.radiographs),
+        findings=loaded.findings,
+        read_seconds=time.perf_counter() - start,
+        source_identity=frontal.with_lateral(lateral) if frontal and lateral else None,
+    )
+    image = MetaTensor(
+        seen.image,
+        meta={
+            "filename_or_obj": pair.study_key,
+            "projection": seen.projection,
+            "spatial_shape": np.array(grid.shape),
+            "original_affine": torch.from_numpy(grid.ras_affine),
+            "study_key": pair.study_key,
+            "provenance": provenance,
+        },
+    )
+    return {"image": image, "mask": seen.mask}
+
+
+def load_radiographs(pair: FilmPair) -> RadiographPair:
+    """Load the pixels of both films.
+
+    Raises:
+        SpiderError: All findings of headers and pixels, so that an operator can mend everything at
+            once.
+    """
+    loaded: list[Radiograph] = []
+    found: list[Finding] = []
+    for role, side in zip(ROLES, pair.sides, strict=True):
+        try:
+            loaded.append(load_radiograph(side))
+            found += loaded[-1].findings
+        except SpiderError as error:
+            # Which of the two files it is helps, whatever its header says.
+            found += [replace(one, role=role) for one in error.findings]
+    if len(loaded) == len(pair.sides):
+        found += pair.pair_findings
+    if any(map(_is_error, found)):
+        raise SpiderError(found)
+    return RadiographPair(loaded[0], loaded[1], tuple(found))
+
+
+def load_radiograph(side: PairedFilm) -> Radiograph:
+    """Load the pixels of one film.
+
+    Raises:
+        SpiderError: Anything that makes it unusable; all that was found is in it. E01 if the file
+            has been exchanged since it was described.
+    """
+    film, overrides, role = side.film, side.overrides, side.info.role
+    found = list(side.findings)
+    if film is None or side.geometry is None:
+        raise SpiderError(found)
+    data: PixelData | None = None
+    lossy = film.lossy
+    unusable = (Code.NOT_MONOCHROME, Code.MULTIFRAME_OR_SUBTRACTED)
+    if not any(one.code in unusable and _is_error(one) for one in found):
+        dataset = _read(film, role)
+        lossy = lossy_compression(film, dataset)
+        try:
+            data = load_pixels(dataset, film, overrides, role)
+        except SpiderError as error:
+            found += error.findings
+        else:
+            found += data.findings
+            found += border_findings(data, side.geometry.view, role, overrides)
+    if any(map(_is_error, found)):
+        raise SpiderError(found)
+    # Without an error finding all three are known; the assertions are for the type checker.
+    assert data is not None
+    assert side.geometry.view is not None
+    assert side.info.position is not None
+    return Radiograph(
+        pixels=data.pixels,
+        quantity=data.quantity,
+        mask=data.mask,
+        position=side.info.position,
+        view=side.geometry.view,
+        provenance={**side.geometry.provenance, **data.provenance, **_overridden(side, film)},
+        findings=tuple(found),
+        lossy=lossy,
+        burned_in=film.burned_in == "YES" and not overrides.mask_boxes,
+    )
+
+
+def lossy_compression(film: Film, dataset: pydicom.Dataset) -> LossyCompression | None:
+    """Return the lossy compression of a film, with the ratio that its pixel data have."""
+    encoded = dataset.get("PixelData")
+    if film.lossy is None or not film.is_lossy_syntax or not isinstance(encoded, bytes):
+        return film.lossy
+    return with_ratio(film.lossy, film.decoded_bytes, len(encoded))
+
+
+def _read(film: Film, role: str) -> pydicom.Dataset:
+    """Read a file with its pixel data.
+
+    Raises:
+        SpiderError: E01 if it cannot be read any more or has been exchanged.
+    """
+    try:
+        with FilmStream(film.path) as stream:
+            if film.stamp.fits(stream):
+                return stream.parse(role, pixels=True)
+    except OSError as error:
+        message = f"not a readable DICOM file ({type(error).__name__})"
+        raise SpiderError(Code.NOT_A_RADIOGRAPH, message, role=role) from None
+    raise SpiderError(
+        Code.NOT_A_RADIOGRAPH,
+        "the file was changed after it was checked",
+        role=role,
+        action="run again once the file does not change any more",
+    )
+
+
+def _overridden(side: PairedFilm, film: Film) -> dict[str, ProvenancedValue]:
+    """Return what the operator stated beyond the geometry."""
+    overrides = side.overrides
+    values: dict[str, object] = {}
+    if overrides.frame is not None:
+        values["frame"] = overrides.frame
+    if overrides.mask_boxes:
+        values["mask_boxes"] = [list(box) for box in overrides.mask_boxes]
+    if film.kind == SECONDARY_CAPTURE:
+        values["secondary_capture"] = "accepted"
+    return {name: provenanced_value(name, value, OVERRIDE) for name, value in values.items()}
+
+
+def _is_error(found: Finding) -> bool:
+    return found.severity is Severity.ERROR

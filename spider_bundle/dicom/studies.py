@@ -1,0 +1,310 @@
+"""Find films in folders and group them by study; but for :func:`find_studies` no file is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from spider_bundle.dicom.film import Film, describe
+from spider_bundle.dicom.header import SECONDARY_CAPTURE, Identifiers
+from spider_bundle.dicom.overrides import Overrides
+from spider_bundle.dicom.view import ViewInfo, view_info
+from spider_bundle.errors import CODES, Code, Finding, Severity, SpiderError, finding
+from spider_bundle.files import files_below
+from spider_bundle.pseudonym import pseudonym
+
+#: Key of study keys unless a site sets its own. It is public: with it a key is a pseudonym that
+#: anybody who knows the UID can compute, not a secret.
+PUBLIC_KEY = "spider-bundle"
+
+#: Largest usual time between the two radiographs of a study, minutes.
+MAXIMUM_GAP = 30.0
+
+_PAIR = "pair"
+
+_META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
+"""Head of the first element of a DICOM file: FileMetaInformationGroupLength."""
+_META_START = 144
+"""Where what that element counts begins."""
+
+
+def study_key(study_instance_uid: str, key: str = PUBLIC_KEY) -> str:
+    """Return the name of a study in files and reports: 16 hexadecimal digits of HMAC-SHA256.
+
+    Args:
+        study_instance_uid: StudyInstanceUID (0020,000D); of a pair from two joined studies that of
+            the frontal radiograph, and its SOPInstanceUID where there is none.
+        key: Secret of the site; :data:`PUBLIC_KEY` makes it pseudonymous but not secret.
+    """
+    return pseudonym(key, study_instance_uid)[:16]
+
+
+def key_of(identifiers: Identifiers, key: str = PUBLIC_KEY) -> str:
+    """Return the study key; a file without StudyInstanceUID does not share one with its like."""
+    return study_key(identifiers.study or identifiers.instance, key)
+
+
+@dataclass(frozen=True)
+class Study:
+    """The films of one examination.
+
+    Attributes:
+        key: See :func:`study_key`.
+        frontal: The frontal radiograph, if there is exactly one.
+        lateral: The lateral radiograph, if there is exactly one.
+        films: All its radiographs.
+        findings: What stands against it; without an error it can be read as a pair.
+        lacks_view: Whether no film is frontal, or none lateral; it may still arrive.
+    """
+
+    key: str
+    frontal: Film | None
+    lateral: Film | None
+    films: tuple[Film, ...] = field(repr=False)
+    findings: tuple[Finding, ...]
+    lacks_view: bool
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is one frontal and one lateral radiograph and no error."""
+        return self.pair is not None and not any(
+            found.severity is Severity.ERROR for found in self.findings
+        )
+
+    @property
+    def pair(self) -> tuple[Film, Film] | None:
+        """Frontal and lateral radiograph, if there is exactly one of each."""
+        if self.frontal is None or self.lateral is None:
+            return None
+        return self.frontal, self.lateral
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What a search found.
+
+    Attributes:
+        studies: Studies in the order of their first file.
+        foreign_files: Number of files that are not DICOM objects.
+        other_objects: Number of DICOM files of each modality that are not radiographs.
+    """
+
+    studies: tuple[Study, ...]
+    foreign_files: int
+    other_objects: dict[str, int]
+
+
+def find_studies(
+    paths: Path | str | Iterable[Path | str],
+    *,
+    key: str = PUBLIC_KEY,
+    allow_secondary_capture: bool = False,
+    frames: Collection[int] = (),
+    keep_identity: bool = False,
+) -> Studies:
+    """Find the radiographs below folders and group them by study, reading headers only.
+
+    Files of any name at any depth are looked at; each is opened once, copies of one film twice.
+
+    Args:
+        paths: Folders or files.
+        key: See :func:`study_key`.
+        allow_secondary_capture: Take secondary captures for radiographs.
+        frames: See :func:`~.film.describe`, as for the next.
+        keep_identity: Whether to read the identity of patient and study.
+    """
+    roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    films = []
+    foreign = 0
+    other: Counter[str] = Counter()
+    for path in _files(roots):
+        try:
+            film = describe(path, frames=frames, keep_identity=keep_identity)
+        except (SpiderError, OSError):
+            foreign += 1
+            continue
+        if not film.sop_class or film.is_directory:
+            foreign += 1
+        elif is_radiograph(film, allow_secondary_capture):
+            films.append(film)
+        else:
+            other[film.modality] += 1
+    return Studies(group(without_copies(films), key), foreign, dict(other))
+
+
+def is_radiograph(film: Film, allow_secondary_capture: bool = False) -> bool:
+    """Return whether a film is of an accepted SOP class."""
+    return bool(film.kind) and (allow_secondary_capture or film.kind != SECONDARY_CAPTURE)
+
+
+def without_copies(
+    films: Sequence[Film], digest: Callable[[Path], object] | None = None
+) -> list[Film]:
+    """Leave out films whose data set is byte for byte that of another one; the first stays.
+
+    A SOPInstanceUID alone does not tell: some anonymisers and modalities give the same to objects
+    of different studies, and a corrected film may have that of the first one.
+
+    Args:
+        films: Radiographs.
+        digest: What the content of a file is known by; asked for files of equal identifiers only.
+            :func:`data_set_sha256` if not given.
+
+    Raises:
+        OSError: A file has vanished.
+    """
+    alike = Counter(film.identifiers for film in films)
+    kept, seen = [], set()
+    for film in films:
+        is_alone = alike[film.identifiers] == 1
+        content = None if is_alone else (digest or data_set_sha256)(film.path)
+        if (film.identifiers, content) not in seen:
+            kept.append(film)
+        seen.add((film.identifiers, content))
+    return kept
+
+
+def data_set_sha256(path: Path) -> str:
+    """Return the SHA-256 of a DICOM file from the data set on (PS3.10 section 7.1).
+
+    Preamble and file meta information tell which way a file has come.
+
+    Args:
+        path: The file; all of one that does not begin as a DICOM file counts.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(_META_START)
+        length = int.from_bytes(head[-4:], "little")  # of the file meta information
+        begins_well = head[128:140] == b"DICM" + _META_LENGTH
+        is_cut = _META_START + length >= os.fstat(stream.fileno()).st_size
+        stream.seek(_META_START + length if begins_well and not is_cut else 0)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def group(films: Iterable[Film], key: str = PUBLIC_KEY) -> tuple[Study, ...]:
+    """Group radiographs by study.
+
+    Two studies of one accession number and one patient that lack a view each are put together.
+
+    Args:
+        films: All radiographs of an input, without copies.
+        key: See :func:`study_key`.
+
+    Returns:
+        The studies in the order of their first film.
+    """
+    groups: dict[str, list[_Named]] = {}
+    for film in films:
+        named = _Named(film, view_info(film, Overrides()))
+        groups.setdefault(film.identifiers.study, []).append(named)
+    return tuple(_study(members, key) for members in _joined(groups.values()))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A film with its view."""
+
+    film: Film
+    info: ViewInfo
+
+    @property
+    def description(self) -> str:
+        """Safe words for messages, such as ``frontal PA 1024x1280, instance 1``."""
+        film = self.film
+        parts = [
+            self.info.kind,
+            self.info.position.value if self.info.position else "",
+            f"{film.columns}x{film.rows}",
+            "for processing" if film.for_processing else "",
+        ]
+        number = film.instance_number
+        instance = "" if number is None else f", instance {number:.0f}"
+        return " ".join(p for p in parts if p) + instance
+
+
+def _files(roots: Sequence[Path | str]) -> Iterator[Path]:
+    for root in map(Path, roots):
+        if root.is_dir():
+            yield from files_below(root)
+        else:
+            yield root
+
+
+def _lacks_view(members: Iterable[_Named]) -> bool:
+    return not {"frontal", "lateral"} <= {member.info.kind for member in members}
+
+
+def _joined(groups: Iterable[list[_Named]]) -> list[list[_Named]]:
+    """Join studies of one patient and accession number that lack a view each (E05)."""
+    joined: list[list[_Named]] = []
+    lacking: dict[tuple[str, str], list[list[_Named]]] = {}
+    for members in groups:
+        identifiers = members[0].film.identifiers
+        order = identifiers.accession, identifiers.patient
+        partners = lacking.setdefault(order, [])
+        if identifiers.accession and _lacks_view(members):
+            partner = next(filter(_lacks_view, partners), None)
+            if partner is not None:
+                partner.extend(members)
+                continue
+            partners.append(members)
+        joined.append(members)
+    return joined
+
+
+def _study(members: Sequence[_Named], key: str) -> Study:
+    found = []
+    if len({member.film.identifiers.patient for member in members}) > 1:
+        message = "radiographs of different patients share one study"
+        found.append(finding(Code.DIFFERENT_STUDIES, _PAIR, message, attribute="PatientID"))
+    frontal, lateral = (_only(members, kind) for kind in ("frontal", "lateral"))
+    listed = "; ".join(member.description for member in members)
+    if frontal is None or lateral is None:
+        message = f"{CODES[Code.NOT_A_PAIR].condition}: {listed}"
+        found.append(finding(Code.NOT_A_PAIR, _PAIR, message))
+    elif any(member.info.kind == "unknown" for member in members):
+        message = f"a radiograph of unknown view is left out: {listed}"
+        found.append(finding(Code.NOT_A_PAIR, _PAIR, message, severity=Severity.WARNING))
+    if frontal and lateral:
+        found += identity_findings(frontal.identifiers, lateral.identifiers)
+    films = tuple(member.film for member in members)
+    # Joined studies have several UIDs; the pair that is read goes by its frontal radiograph.
+    name = key_of((frontal or films[0]).identifiers, key)
+    return Study(name, frontal, lateral, films, tuple(dict.fromkeys(found)), _lacks_view(members))
+
+
+def _only(members: Iterable[_Named], kind: str) -> Film | None:
+    """Return the film of a kind, if there is exactly one."""
+    these = [member.film for member in members if member.info.kind == kind]
+    return these[0] if len(these) == 1 else None
+
+
+def identity_findings(first: Identifiers, second: Identifiers) -> list[Finding]:
+    """Check that two films are of one study of one patient at one time: E05 and E07."""
+    found = []
+    if first.patient != second.patient:
+        message = "the patients differ"
+        found.append(finding(Code.DIFFERENT_STUDIES, _PAIR, message, attribute="PatientID"))
+    if first.study != second.study:
+        same = bool(first.accession) and first.accession == second.accession
+        message = "the studies differ" + (", the accession number is the same" if same else "")
+        severity = Severity.WARNING if same else None
+        found.append(finding(Code.DIFFERENT_STUDIES, _PAIR, message, severity=severity))
+    if first.acquired is None or second.acquired is None:
+        message = "the time between the two radiographs is not known"
+        found.append(finding(Code.TIME_GAP, _PAIR, message))
+        return found
+    minutes = abs((first.acquired - second.acquired).total_seconds()) / 60
+    if minutes > MAXIMUM_GAP:
+        another_day = first.acquired.date() != second.acquired.date()
+        message = "taken on different days" if another_day else f"{minutes:.0f} minutes apart"
+        severity = Severity.ERROR if another_day else None
+        found.append(finding(Code.TIME_GAP, _PAIR, message, severity=severity))
+    return found
