@@ -26,8 +26,8 @@ RESULTS = "results"
 
 
 @dataclass(frozen=True, eq=False)
-class Intake:
-    """What the loader found.
+class LoadedStudies:
+    """Studies that the loader read or refused.
 
     Attributes:
         items: Studies as the network will see them.
@@ -39,12 +39,12 @@ class Intake:
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstructed:
-    """What the network made of it.
+class ReconstructedStudies:
+    """Studies that the network reconstructed, and those refused before.
 
     Attributes:
         results: One for each study that could be used.
-        refused: As in :class:`Intake`.
+        refused: As in :class:`LoadedStudies`.
     """
 
     results: Sequence[StudyResult]
@@ -52,9 +52,9 @@ class Reconstructed:
 
 
 class RadiographLoaderOperator(Operator):
-    """Finds the studies below a folder and reads their radiograph pairs.
+    """Find the studies below a folder and read their radiograph pairs.
 
-    Named output ``studies``: :class:`Intake`.
+    Named output ``studies``: :class:`LoadedStudies`.
 
     Args:
         fragment: The application.
@@ -90,13 +90,13 @@ class RadiographLoaderOperator(Operator):
             keep_identity=self.reconstructor.keep_identity,
         )
         items = [dataset[index] for index in range(len(dataset))]
-        op_output.emit(Intake(items, dataset.refused), STUDIES)
+        op_output.emit(LoadedStudies(items, dataset.refused), STUDIES)
 
 
 class ReconstructionOperator(Operator):
-    """Runs the network; the HU stay int16.
+    """Run the network; the HU stay int16.
 
-    Named input ``studies``: :class:`Intake`. Named output ``results``: :class:`Reconstructed`.
+    Named input ``studies``: :class:`LoadedStudies`. Named output ``results``: :class:`ReconstructedStudies`.
 
     Args:
         fragment: The application.
@@ -118,16 +118,16 @@ class ReconstructionOperator(Operator):
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Reconstruct every study."""
-        intake = op_input.receive(STUDIES)
-        results = [self.reconstructor.study(item) for item in intake.items]
-        op_output.emit(Reconstructed(results, intake.refused), RESULTS)
+        loaded = op_input.receive(STUDIES)
+        results = [self.reconstructor.study(item) for item in loaded.items]
+        op_output.emit(ReconstructedStudies(results, loaded.refused), RESULTS)
 
 
 class DicomWriterOperator(Operator):
-    """Writes a CT series, a segmentation on it and the report of each study.
+    """Write a CT series, a segmentation on it and the report of each study.
 
     They go to ``<output_folder>/<study key>/``, which appears as a whole; ``refused.json`` lists
-    the studies that could not be used. Named input ``results``: :class:`Reconstructed`.
+    the studies that could not be used. Named input ``results``: :class:`ReconstructedStudies`.
 
     Args:
         fragment: The application.
