@@ -2,11 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
+from spider_bundle.moved import announce_moved_modules
+
 if TYPE_CHECKING:
     from spider_bundle.api import Reconstruction, Reconstructor, reconstruct
 
-__version__ = "0.5.0"
+__version__ = "0.6.0"
 __all__ = ["Reconstruction", "Reconstructor", "__version__", "reconstruct"]
+
+announce_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

@@ -96,7 +96,8 @@ class RadiographLoaderOperator(Operator):
 class ReconstructionOperator(Operator):
     """Run the network; the HU stay int16.
 
-    Named input ``studies``: :class:`LoadedStudies`. Named output ``results``: :class:`ReconstructedStudies`.
+    Named input ``studies``: :class:`LoadedStudies`. Named output ``results``:
+    :class:`ReconstructedStudies`.
 
     Args:
         fragment: The application.

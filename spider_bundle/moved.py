@@ -1,0 +1,41 @@
+"""Say where modules are that configs of earlier releases name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib.machinery import ModuleSpec
+from types import MappingProxyType
+
+#: Present place of each module of release 0.5 that has moved; what is inside moved with it.
+MOVED: Mapping[str, str] = MappingProxyType(
+    {
+        "spider_bundle.networks.back_projection": "benchmarks.peers.back_projection",
+        "spider_bundle.networks.codes": "spider_bundle.networks.positional_encoding",
+        "spider_bundle.networks.lifting": "benchmarks.peers.lifting",
+        "spider_bundle.outputs.extras": "spider_bundle.outputs.optional_dependencies",
+        "spider_bundle.outputs.html": "spider_bundle.outputs.html_report",
+        "spider_bundle.radiographs": "spider_bundle.dicom",
+    }
+)
+
+
+class MovedModuleFinder:
+    """A finder of modules, asked last, that names the new place of a module."""
+
+    @staticmethod
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return None for all other modules.
+
+        Raises:
+            ImportError: The module has moved.
+        """
+        if name in MOVED:
+            raise ImportError(f"{name} is {MOVED[name]} since release 0.6 (see CHANGELOG.md)")
+        return None
+
+
+def announce_moved_modules() -> None:
+    """Let imports of moved modules fail with their new place."""
+    if MovedModuleFinder not in sys.meta_path:
+        sys.meta_path.append(MovedModuleFinder)
