@@ -468,38 +468,43 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         Code.LOCALISER: Info("localiser (scout) image", "none; the axial series is used instead"),
         Code.SCAN_UNREADABLE: Info(
             "a file cannot be read or its pixels cannot be decoded",
-            "install the codecs extra, or export the series again uncompressed",
+            "export the series again uncompressed",
         ),
         Code.INCONSISTENT_SLICES: Info(
             "slices lack their position, orientation or pixel spacing, or do not agree in it",
             "export the original axial series by itself",
         ),
         Code.GANTRY_TILT: Info(
-            "gantry tilt too large", "use a series with less tilt; smaller tilts are corrected"
+            "gantry tilt above 35 degrees",
+            "use a series with less tilt; smaller tilts are corrected",
         ),
         Code.MISSING_SLICES: Info(
-            "slices are missing, much unevenly spaced or not in line",
+            "slices are missing (a gap above 1.5 steps), or one lies more than 1 mm out of line",
             "export the complete series; reconstruct it with one spacing",
         ),
         Code.DUPLICATE_SLICES: Info(
-            "several slices at one position",
+            "several slices at one position (within 0.01 mm)",
             "export each reconstruction or phase as a series of its own",
         ),
         Code.SCAN_TOO_SMALL: Info(
-            "too few slices, or the scan covers too little", "use a scan that covers the head"
+            "fewer than 16 slices, or the scan covers less than 80 mm",
+            "use a scan that covers the head",
         ),
-        Code.VOXELS_TOO_COARSE: Info("voxels too coarse", "use a thinner reconstruction"),
+        Code.VOXELS_TOO_COARSE: Info("voxels larger than 6.5 mm", "use a thinner reconstruction"),
         Code.NOT_HU: Info(
-            "values are not HU: no rescale, no air, or nothing as dense as bone",
-            "export the original CT; scale NIfTI files to HU",
+            "values are not HU: no rescale, below 1 % air (under -700 HU), or nothing above 200 HU",
+            "export the original CT; scale volumes to HU",
         ),
-        Code.NO_HEAD: Info("no head found", "use a scan of the head, or state its isocentre"),
+        Code.NO_HEAD: Info(
+            "no head found (correlation below 0.5)",
+            "use a scan of the head, or state its isocentre",
+        ),
         Code.QUALITY_CHECK_FAILED: Info(
             "the prepared head fails a quality check", "look at the checks in the report"
         ),
         Code.INVALID_NIFTI: Info(
-            "NIfTI file that is not one 3D image with a known orientation",
-            "convert one volume per file, with the orientation (sform or qform) set",
+            "volume file that is not one 3D image with a known orientation",
+            "convert one volume per file, with the orientation set (sform or qform; NRRD space)",
         ),
         Code.PREPARATION_FAILED: Info(
             "preparing failed unexpectedly",

@@ -98,20 +98,30 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def files_below(root: Path, excluded: Path | None = None) -> Iterator[Path]:
+def files_below(
+    root: Path, excluded: Path | None = None, *, follow_links: bool = False
+) -> Iterator[Path]:
     """Yield all files below a folder in a fixed order, then the folders that cannot be listed.
 
-    Pipes and devices are left out, as reading them could block, and links to folders are not
-    followed. Files that cannot be examined are included; opening them tells why.
+    Pipes and devices are left out, as reading them could block. Files that cannot be examined are
+    included; opening them tells why.
 
     Args:
         root: The folder.
         excluded: A folder to leave out, resolved.
+        follow_links: Enter folders through links too, each folder once.
     """
     closed: list[Path] = []
+    entered: set[Path] = set()
     for folder, folders, names in os.walk(
-        root, onerror=lambda error: closed.append(Path(error.filename))
+        root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=follow_links
     ):
+        if follow_links:  # a link may lead back
+            place = Path(folder).resolve()
+            if place in entered:
+                folders.clear()
+                continue
+            entered.add(place)
         folders[:] = sorted(
             name for name in folders if excluded is None or Path(folder, name).resolve() != excluded
         )

@@ -12,23 +12,28 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tqdm import tqdm
 
 from spider_bundle import __version__
 from spider_bundle.cases.case import MANDIBLE_CONTOUR, load_case
+from spider_bundle.cases.contact_sheet import write_sheets, write_tile
 from spider_bundle.cases.prepare import MEASURED_SHARE, PreparedHead, moved, prepare_head
 from spider_bundle.cases.quality import CHECKS, Verdict
-from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
 from spider_bundle.cases.resampling import resample
-from spider_bundle.cases.scan import Scan, ScanSource, find_scans, read_nifti, read_scan
-from spider_bundle.cases.sheet import write_sheets, write_tile
+from spider_bundle.cases.scan import Scan, ScanSource, find_scans, read_scan
+from spider_bundle.cases.volume import read_volume
 from spider_bundle.dicom.studies import PUBLIC_KEY
+from spider_bundle.errors import CODES, Code, SpiderError
 from spider_bundle.files import atomic_path
 from spider_bundle.logs import is_debugging, silent_pydicom
 from spider_bundle.outputs.nifti import write_ct, write_labels
@@ -40,12 +45,12 @@ DATALIST = "datalist.json"
 REPORT = "report.json"
 _CASE = "case.json"
 _CASES = "cases"
+_SHOWN_OPTIONS = {"spacing", "size", "validation_share"}
 _FINE_MARGIN_MM = 2.0  # of a segmentation, if the voxels are not larger
 
 
-@dataclass(frozen=True)
-class PrepareOptions:
-    """How scans are prepared.
+class PrepareOptions(BaseModel):
+    """Options of the preparation of scans.
 
     Attributes:
         spacing: Voxel size of the cases, mm.
@@ -56,23 +61,25 @@ class PrepareOptions:
         key: Secret of the site for all hashes.
     """
 
-    spacing: float = 4.0
-    size: float = 256.0
-    validation_share: float = 0.15
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    spacing: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    size: float = Field(default=256.0, ge=64, le=1024)
+    validation_share: float = Field(default=0.15, ge=0, le=1)
     contours: str = "{stem}_mandible.nii.gz"
     patient_pattern: str | None = None
-    key: str = field(default=PUBLIC_KEY, repr=False)
+    key: str = Field(default=PUBLIC_KEY, repr=False)
 
-    def __post_init__(self) -> None:
-        if not (self.spacing > 0 and 64 <= self.size <= 1024 and self.size / self.spacing <= 1024):
-            raise ValueError("need a positive spacing and a size of 64 to 1024 mm")
-        if not 0 <= self.validation_share <= 1:
-            raise ValueError("the validation share is between 0 and 1")
+    @model_validator(mode="after")
+    def _fits_memory(self) -> Self:
+        if self.size / self.spacing > 1024:
+            raise ValueError("the spacing is too fine: at most 1024 voxels along the cube")
+        return self
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run did.
+class PreparedCases:
+    """Result of a run.
 
     Attributes:
         prepared: Ids of the cases that are ready, old ones included.
@@ -86,8 +93,8 @@ class Outcome:
 
     @property
     def failed(self) -> int:
-        """Scans that failed unexpectedly."""
-        return sum(code == Code.P14 for code in self.rejected.values())
+        """Number of scans that failed unexpectedly."""
+        return sum(code == Code.PREPARATION_FAILED for code in self.rejected.values())
 
 
 def prepare_folder(
@@ -97,7 +104,8 @@ def prepare_folder(
     *,
     isocentres: Mapping[str, Sequence[float]] | None = None,
     progress: bool = False,
-) -> Outcome:
+    isolated: bool = False,
+) -> PreparedCases:
     """Prepare every scan below a folder.
 
     Args:
@@ -107,6 +115,8 @@ def prepare_folder(
         isocentres: LPS mm in the space of a scan, by its path below the folder (a NIfTI file, or
             the folder of a series), by its SeriesInstanceUID or by its case id.
         progress: Show a progress bar.
+        isolated: Prepare in a child process, so that a file that crashes a decoder costs no scan
+            but its own. The main module must be importable (see :mod:`multiprocessing`).
 
     Raises:
         ValueError: An option is wrong, or an isocentre belongs to no scan.
@@ -128,40 +138,40 @@ def prepare_folder(
     (out / _CASES).mkdir(parents=True, exist_ok=True)
     records = []
     skipped = 0
-    for source in tqdm(sources, unit="scan", disable=not progress):
-        case = case_id(source, options.key)
-        target = out / _CASES / case
-        fingerprint = _fingerprint(source, options, stated.get(case))
-        record = _finished(target, fingerprint)
-        if record is None:
-            record = _prepare(source, target, options, stated.get(case)) | {
-                "fingerprint": fingerprint
-            }
-            _write_json(target / _CASE, record)
-        else:
-            skipped += 1
-        records.append(record)
+    with _Preparer(isolated) as prepare:
+        for source in tqdm(sources, unit="scan", disable=not progress):
+            case = case_id(source, options.key)
+            target = out / _CASES / case
+            fingerprint = _fingerprint(source, options, stated.get(case))
+            record = _finished(target, fingerprint)
+            if record is None:
+                record = prepare(source, target, options, stated.get(case))
+                record["fingerprint"] = fingerprint
+                _write_json(target / _CASE, record)
+            else:
+                skipped += 1
+            records.append(record)
     records.sort(key=lambda record: record["case"])
     _write_lists(out, records, options)
     ready = tuple(r["case"] for r in records if r["code"] is None)
     rejected = {r["case"]: Code(r["code"]) for r in records if r["code"] is not None}
     for case, code in rejected.items():
         _log.error("scan %s rejected: %s %s", case, code.value, CODES[code].condition)
-    return Outcome(ready, rejected, skipped)
+    return PreparedCases(ready, rejected, skipped)
 
 
 def case_id(source: ScanSource, key: str = PUBLIC_KEY) -> str:
-    """Name of a scan in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
+    """Return the name of a scan in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
     return pseudonym(key, f"scan:{source.uid}")[:16]
 
 
 def subject_id(source: ScanSource, key: str = PUBLIC_KEY) -> str:
-    """Name of a patient in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
+    """Return the name of a patient in files and reports: 16 hexadecimal digits of HMAC-SHA256."""
     return pseudonym(key, f"patient:{source.patient}")[:16]
 
 
 def is_validation(subject: str, share: float) -> bool:
-    """Whether a patient validates; depends on nothing else, so that patients never change sides.
+    """Tell whether a patient validates, by its id alone: patients never change sides.
 
     Args:
         subject: See :func:`subject_id`.
@@ -199,7 +209,7 @@ def read_isocentres(path: str | Path) -> dict[str, tuple[float, float, float]]:
 def _stated(
     sources: Sequence[ScanSource], isocentres: Mapping[str, Sequence[float]], key: str
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Isocentres by case id."""
+    """Return isocentres by case id."""
     left = set(isocentres)
     stated = {}
     for source in sources:
@@ -216,7 +226,7 @@ def _stated(
 def _fingerprint(
     source: ScanSource, options: PrepareOptions, isocentre: npt.NDArray[np.float64] | None
 ) -> str:
-    """Keyed hash of everything that the outputs of a scan depend on."""
+    """Return a keyed hash of everything that the outputs of a scan depend on."""
     files = [*source.files, *([source.contours] if source.contours else [])]
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     where = None if isocentre is None else isocentre.tolist()
@@ -225,7 +235,7 @@ def _fingerprint(
 
 
 def _finished(target: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The record of a scan whose outputs are complete and up to date."""
+    """Return the record of a scan whose outputs are complete and up to date."""
     try:
         record: dict[str, Any] = json.loads((target / _CASE).read_text(encoding="utf-8"))
         complete = all((target / n).stat().st_size == size for n, size in record["files"].items())
@@ -234,25 +244,49 @@ def _finished(target: Path, fingerprint: str) -> dict[str, Any] | None:
     return record if complete and record.get("fingerprint") == fingerprint else None
 
 
+class _Preparer:
+    """Prepares scans, in a child process if they are isolated; a dead child is replaced."""
+
+    def __init__(self, isolated: bool) -> None:
+        self._isolated = isolated
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __call__(
+        self,
+        source: ScanSource,
+        target: Path,
+        options: PrepareOptions,
+        isocentre: npt.NDArray[np.float64] | None,
+    ) -> dict[str, Any]:
+        """Prepare a scan; return its record."""
+        if not self._isolated:
+            return _prepare(source, target, options, isocentre)
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+        try:
+            return self._pool.submit(_prepare, source, target, options, isocentre).result()
+        except BrokenProcessPool:
+            self.__exit__()
+            record = _new_record(source, target, options)
+            return _rejected(record, Code.PREPARATION_FAILED, "the process died")
+
+
 def _prepare(
     source: ScanSource,
     target: Path,
     options: PrepareOptions,
     isocentre: npt.NDArray[np.float64] | None,
 ) -> dict[str, Any]:
-    """Prepare a scan and write its files; the record says how that went."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    record: dict[str, Any] = {
-        "case": target.name,
-        "subject": subject_id(source, options.key),
-        "code": None,
-        "detail": "",
-        "verdict": Verdict.REJECT.value,
-        "checks": {},
-        "isocentre": None,
-        "files": {},
-    }
+    """Prepare a scan and write its files; return its record."""
+    record = _new_record(source, target, options)
     try:
         scan = read_scan(source)
         head = prepare_head(
@@ -277,37 +311,57 @@ def _prepare(
         }
         bad = [name for name, verdict in head.verdicts.items() if verdict == Verdict.REJECT]
         if bad:
-            raise ScanRejectedError(Code.P12, ", ".join(bad))
+            raise SpiderError(Code.QUALITY_CHECK_FAILED, ", ".join(bad))
         margin = _write_case(source, scan, head, target)
-    except ScanRejectedError as error:
-        return record | {"code": error.code.value, "detail": error.detail, "verdict": "reject"}
+    except SpiderError as error:
+        return _rejected(record, error.code, error.detail)
     except OSError:
         raise
     except Exception as error:  # whatever it is, it must not take other scans down
         if is_debugging():
             raise
-        detail = type(error).__name__  # its text may name files
-        return record | {"code": Code.P14.value, "detail": detail, "verdict": "reject"}
+        # its text may name files
+        return _rejected(record, Code.PREPARATION_FAILED, type(error).__name__)
     if margin is not None:
         record["contour_margin"] = margin
     record["files"] = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     return record
 
 
+def _new_record(source: ScanSource, target: Path, options: PrepareOptions) -> dict[str, Any]:
+    """Return the record of a scan of which nothing is known yet, and empty its folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    return {
+        "case": target.name,
+        "subject": subject_id(source, options.key),
+        "code": None,
+        "detail": "",
+        "verdict": Verdict.REJECT.value,
+        "checks": {},
+        "isocentre": None,
+        "files": {},
+    }
+
+
+def _rejected(record: dict[str, Any], code: Code, detail: str) -> dict[str, Any]:
+    return record | {"code": code.value, "detail": detail, "verdict": Verdict.REJECT.value}
+
+
 def _write_case(source: ScanSource, scan: Scan, head: PreparedHead, target: Path) -> float | None:
-    """Write the files of a case; returns the margin of its contours, mm, if it has any."""
+    """Write the files of a case; return the margin of its contours, mm, if it has any."""
     entry: dict[str, Any] = {"ct": target / "ct.nii.gz", "valid": target / "valid.nii.gz"}
     write_ct(entry["ct"], head.hu, head.grid)
     write_labels(entry["valid"], head.measured.astype(np.uint8), head.grid)
     if source.contours is not None:
         try:
-            segmentation = read_nifti(source.contours)
-        except ScanRejectedError as error:
-            raise ScanRejectedError(error.code, "segmentation") from error
+            segmentation, grid = read_volume(source.contours)
+        except SpiderError as error:
+            raise SpiderError(error.code, "segmentation") from error
         share, _ = resample(
-            segmentation.hu > 0,
-            np.ones(segmentation.grid.shape, dtype=bool),
-            segmentation.grid,
+            segmentation > 0,
+            np.ones(grid.shape, dtype=bool),
+            grid,
             moved(head.grid, head.isocentre),
         )
         mandible = (share >= MEASURED_SHARE) & head.measured
@@ -353,11 +407,10 @@ def _write_lists(out: Path, records: Sequence[Mapping[str, Any]], options: Prepa
         side = is_validation(record["subject"], options.validation_share)
         datalist["validation" if side else "training"].append(entry)
         tiles.append(out / folder / "preview.png")
-    shown = {key: value for key, value in asdict(options).items() if key in _SHOWN_OPTIONS}
     hidden = ("fingerprint", "files")
     report = {
         "version": __version__,
-        "options": shown,
+        "options": options.model_dump(include=_SHOWN_OPTIONS),
         "site_key": "public" if options.key == PUBLIC_KEY else "secret",
         "checks": {name: limits.meaning for name, limits in CHECKS.items()},
         "counts": {
@@ -370,9 +423,6 @@ def _write_lists(out: Path, records: Sequence[Mapping[str, Any]], options: Prepa
     _write_json(out / REPORT, report)
     write_sheets(out, tiles)
     _write_json(out / DATALIST, datalist)
-
-
-_SHOWN_OPTIONS = ("spacing", "size", "validation_share")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

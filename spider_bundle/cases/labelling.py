@@ -87,7 +87,7 @@ def head_mask(hu: npt.NDArray[np.floating], spacing: Sequence[float]) -> Mask:
 
 
 def _intracranial(soft: Mask, bone: Mask, step: npt.NDArray[np.float64], voxel_ml: float) -> Mask:
-    """The part of the soft tissue around the deepest core: the brain and its surroundings."""
+    """Return the soft tissue around the deepest core: the brain and its surroundings."""
     depth = ndimage.distance_transform_edt(soft, sampling=step)
     parts, count = ndimage.label(depth > _CORE_MM)
     if count == 0:

@@ -12,12 +12,14 @@ from spider_bundle.cases.cleaning import OUTSIDE_HU, remove_table
 from spider_bundle.cases.labelling import label_head
 from spider_bundle.cases.localise import locate_head
 from spider_bundle.cases.quality import CHECKS, METAL_HU, Verdict, judge, measure_head, worst
-from spider_bundle.cases.rejections import CODES, Code, ScanRejectedError
 from spider_bundle.cases.resampling import resample
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.geometry import Grid
 
 MEASURED_SHARE = 0.5
 """A voxel counts as measured if at least this share of it was."""
+MIN_CORRELATION = 0.5
+"""A head looks at least this much like the analytic one."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,12 @@ def prepare_head(
         gantry_tilt: For the report, degrees.
 
     Raises:
-        ScanRejectedError: P11, there is no head.
+        SpiderError: P11, there is no head.
     """
     location = locate_head(hu, measured, grid)
     if isocentre is None:
-        if location.correlation < CODES[Code.P11].limits["minimum_correlation"]:
-            raise ScanRejectedError(Code.P11, f"correlation {location.correlation:.2f}")
+        if location.correlation < MIN_CORRELATION:
+            raise SpiderError(Code.NO_HEAD, f"correlation {location.correlation:.2f}")
         origin = location.isocentre
     else:
         origin = np.asarray(isocentre, dtype=np.float64)
@@ -88,7 +90,7 @@ def prepare_head(
     values = np.where(known, values, np.float32(OUTSIDE_HU))
     cleaned, kept = remove_table(values, cube)
     if not kept.any():
-        raise ScanRejectedError(Code.P11, "nothing is as dense as a body")
+        raise SpiderError(Code.NO_HEAD, "nothing is as dense as a body")
     structure = label_head(cleaned, cube.spacing)
     around = values[known & ~kept & (values < -500)]
     seen: dict[str, float | None] = {
@@ -107,7 +109,7 @@ def prepare_head(
 
 
 def moved(grid: Grid, origin: npt.NDArray[np.float64]) -> Grid:
-    """A grid about the isocentre, in the space of the scan (LPS mm)."""
+    """Return a grid about the isocentre in the space of the scan (LPS mm)."""
     affine = grid.affine.copy()
     affine[:3, 3] += origin
     return Grid(grid.shape, affine)

@@ -80,7 +80,7 @@ def judge(name: str, value: float | None) -> Verdict:
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """The worst of some verdicts; ok if there are none."""
+    """Return the worst of some verdicts; ok if there are none."""
     return max(verdicts, key=list(Verdict).index, default=Verdict.OK)
 
 

@@ -97,7 +97,7 @@ def covering_grid(grid: Grid, spacing: float) -> Grid:
 def _needed(
     to_source: npt.NDArray[np.float64], target: Grid, source: Grid, margin: npt.NDArray[np.int64]
 ) -> tuple[slice, ...]:
-    """The part of the source that the target can depend on."""
+    """Return the part of the source that the target can depend on."""
     corners = np.stack(np.meshgrid(*((0, n - 1) for n in target.shape)), axis=-1).reshape(-1, 3)
     index = corners @ to_source[:3, :3].T + to_source[:3, 3]
     low = np.clip(np.floor(index.min(axis=0)) - margin, 0, source.shape).astype(int)

@@ -18,8 +18,7 @@ from monai.transforms import Randomizable, RandomizableTransform, Transform
 from torch.nn import functional as F
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.prepare import prepare_head
-from spider_bundle.geometry import Grid, rotation_about
+from spider_bundle.geometry import rotation_about
 from spider_bundle.intensity import normalise_hu
 from spider_bundle.labels import BONES, Label
 from spider_bundle.losses import pack_targets
@@ -226,38 +225,3 @@ class SamplePointsd(Randomizable, Transform):
             density[c] += share / occurring[c]
         chosen = np.concatenate(drawn)
         return chosen, self.count / len(structure) / density[structure[chosen]]
-
-
-class PrepareHeadd(Transform):
-    """Prepare a loaded CT as a head case (see :func:`~.prepare.prepare_head`).
-
-    Args:
-        key: The CT in HU: a volume ``(X, Y, Z)``, or ``(1, X, Y, Z)`` as MONAI loads it, with its
-            RAS ``affine``.
-        spacing: Voxel size of the case, mm.
-        size: Side of the cube, mm.
-    """
-
-    def __init__(self, key: str = "ct", spacing: float = 4.0, size: float = 256.0) -> None:
-        self.key = key
-        self.spacing = spacing
-        self.size = size
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Prepare; raises ScanRejectedError if there is no head."""
-        hu = np.asarray(data[self.key], dtype=np.float32)
-        hu = hu[0] if hu.ndim == 4 else hu
-        grid = Grid.from_ras(np.asarray(data[self.key].affine), hu.shape)
-        finite = np.isfinite(hu)
-        head = prepare_head(
-            np.where(finite, hu, -1000.0), finite, grid, spacing=self.spacing, size=self.size
-        )
-        bone = head.structure == Label.BONE
-        return dict(data) | {
-            self.key: torch.from_numpy(head.hu),
-            "structure": torch.from_numpy(head.structure),
-            "ambiguous": torch.from_numpy(bone),
-            "measured": torch.from_numpy(head.measured),
-            "affine": torch.from_numpy(head.grid.affine),
-            "pose": torch.eye(4, dtype=torch.float64),
-        }

@@ -15,7 +15,9 @@ def prepare(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder with CT scans: DICOM series, NIfTI.", exists=True, file_okay=False
+            help="Folder with CT scans: DICOM series, NIfTI, NRRD, MetaImage.",
+            exists=True,
+            file_okay=False,
         ),
     ],
     output: Annotated[
@@ -48,16 +50,23 @@ def prepare(
         bad_usage(),
         written(
             "the cases could not be written",
-            "see to the space and the rights of the output folder and run again; finished scans "
+            "check free space and permissions of the output folder and run again; finished scans "
             "stay",
         ),
     ):
         key = os.environ.get("SPIDER_SITE_KEY") or PUBLIC_KEY
         options = PrepareOptions(
-            spacing, size, validation_share, contours, patient_pattern or None, key
+            spacing=spacing,
+            size=size,
+            validation_share=validation_share,
+            contours=contours,
+            patient_pattern=patient_pattern or None,
+            key=key,
         )
         stated = read_isocentres(isocentres) if isocentres else None
-        outcome = prepare_folder(folder, output, options, isocentres=stated, progress=True)
+        outcome = prepare_folder(
+            folder, output, options, isocentres=stated, progress=True, isolated=True
+        )
     typer.echo(
         f"{len(outcome.prepared)} prepared, {len(outcome.rejected)} rejected "
         f"({outcome.skipped} were done before); results in {output}"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import itk
 import nibabel
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from spider_bundle.cases import folder
+from spider_bundle.cases.scan import ScanSource
 from spider_bundle.geometry import LPS_TO_RAS, Grid
 from spider_bundle.phantom import HeadPhantom
 
@@ -43,16 +47,27 @@ def write_nifti(path: Path, hu: np.ndarray, grid: Grid, axes: str = "RAS") -> Pa
     return path
 
 
-def write_series(folder: Path, hu: np.ndarray, grid: Grid, **changes: Any) -> list[Path]:
+def write_with_itk(path: Path, hu: np.ndarray, grid: Grid) -> Path:
+    """Write in the format of the name, with the axes as they are."""
+    image = itk.image_from_array(np.ascontiguousarray(hu.T.astype(np.int16)))
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.affine[:3, 3].tolist())
+    image.SetDirection(itk.matrix_from_array(grid.affine[:3, :3] / grid.spacing))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    itk.imwrite(image, str(path))
+    return path
+
+
+def write_series(place: Path, hu: np.ndarray, grid: Grid, **changes: Any) -> list[Path]:
     """Write a volume as one CT image per slice along its last axis.
 
     Args:
-        folder: Where to write.
+        place: Folder to write to.
         hu: HU, shape ``(columns, rows, slices)``.
         grid: Its grid; the first two axes are orthogonal.
         changes: Attributes that every slice gets; ``None`` deletes one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    place.mkdir(parents=True, exist_ok=True)
     series = generate_uid()
     column, row, _ = (grid.affine[:3, i] / grid.spacing[i] for i in range(3))
     paths = []
@@ -87,9 +102,16 @@ def write_series(folder: Path, hu: np.ndarray, grid: Grid, **changes: Any) -> li
                 setattr(data, name, value)
         data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
         data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
-        paths.append(folder / f"{generate_uid()}.dcm")  # names say nothing about the order
+        paths.append(place / f"{generate_uid()}.dcm")  # names say nothing about the order
         pydicom.dcmwrite(paths[-1], data, enforce_file_format=True)
     return paths
+
+
+def crash_or_prepare(source: ScanSource, *arguments: Any) -> dict[str, Any]:
+    """Prepare a scan, or die at once if its name says so; for child processes."""
+    if "crash" in source.name:
+        os._exit(1)
+    return folder._prepare(source, *arguments)
 
 
 def edit(path: Path, **changes: Any) -> None:

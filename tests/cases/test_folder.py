@@ -15,19 +15,26 @@ from typer.testing import CliRunner
 from spider_bundle.cases.case import load_case
 from spider_bundle.cases.datalist import prepared_datalist
 from spider_bundle.cases.folder import (
-    Outcome,
+    PreparedCases,
     PrepareOptions,
     is_validation,
     prepare_folder,
     read_isocentres,
 )
 from spider_bundle.cases.localise import ISOCENTRE_IN_TEMPLATE
-from spider_bundle.cases.rejections import Code
 from spider_bundle.cli import EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.errors import Code
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
 from spider_bundle.phantom import HeadPhantom
-from tests.cases.scans import SHIFT, acquired, head_scan, write_nifti, write_series
+from tests.cases.scans import (
+    SHIFT,
+    acquired,
+    crash_or_prepare,
+    head_scan,
+    write_nifti,
+    write_series,
+)
 
 OPTIONS = PrepareOptions(spacing=5.0, validation_share=0.5, key="site")
 
@@ -45,7 +52,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def prepared(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
+def prepared(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedCases]:
     out = tmp_path_factory.mktemp("out")
     return out, prepare_folder(scans, out, OPTIONS)
 
@@ -56,10 +63,10 @@ def entries(out: Path) -> list[dict]:
     )
 
 
-def test_every_scan_ends_as_a_case_or_with_its_code(prepared: tuple[Path, Outcome]) -> None:
+def test_every_scan_ends_as_a_case_or_with_its_code(prepared: tuple[Path, PreparedCases]) -> None:
     out, outcome = prepared
     assert len(outcome.prepared) == 2
-    assert list(outcome.rejected.values()) == [Code.P10]
+    assert list(outcome.rejected.values()) == [Code.NOT_HU]
     assert outcome.failed == 0
     assert {entry["case"] for entry in entries(out)} == set(outcome.prepared)
     report = json.loads((out / "report.json").read_text())
@@ -69,7 +76,7 @@ def test_every_scan_ends_as_a_case_or_with_its_code(prepared: tuple[Path, Outcom
     assert (out / "preview.png").stat().st_size > 10_000
 
 
-def test_cases_show_the_head_about_its_isocentre(prepared: tuple[Path, Outcome]) -> None:
+def test_cases_show_the_head_about_its_isocentre(prepared: tuple[Path, PreparedCases]) -> None:
     out, _ = prepared
     scans = json.loads((out / "report.json").read_text())["scans"]
     places = {scan["case"]: scan["isocentre"] for scan in scans}
@@ -90,7 +97,7 @@ def test_cases_show_the_head_about_its_isocentre(prepared: tuple[Path, Outcome])
         assert (case.hu[~case.measured] == -1000).all()
 
 
-def test_an_expert_mandible_is_merged(prepared: tuple[Path, Outcome]) -> None:
+def test_an_expert_mandible_is_merged(prepared: tuple[Path, PreparedCases]) -> None:
     (entry,) = (e for e in entries(prepared[0]) if "contours" in e)
     case = load_case(entry)
     assert set(np.unique(nibabel.load(entry["contours"]).dataobj)) == {0, 7}
@@ -100,7 +107,7 @@ def test_an_expert_mandible_is_merged(prepared: tuple[Path, Outcome]) -> None:
     assert 0 < case.ambiguous.sum() < 0.3 * (case.structure == Label.BONE).sum()
 
 
-def test_no_file_names_anybody(prepared: tuple[Path, Outcome], scans: Path) -> None:
+def test_no_file_names_anybody(prepared: tuple[Path, PreparedCases], scans: Path) -> None:
     secrets = [b"Doe", b"SECRET", b"19610203", str(scans).encode(), b"1.2.826", b"labels.nii"]
     files = [path for path in prepared[0].rglob("*") if path.is_file()]
     assert len(files) > 8
@@ -111,7 +118,7 @@ def test_no_file_names_anybody(prepared: tuple[Path, Outcome], scans: Path) -> N
 
 
 def test_finished_scans_are_skipped_and_lost_ones_made_again(
-    prepared: tuple[Path, Outcome], scans: Path, tmp_path: Path
+    prepared: tuple[Path, PreparedCases], scans: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     shutil.copytree(prepared[0], out)
@@ -183,10 +190,38 @@ def test_isocentres_of_another_form_are_an_error(tmp_path: Path, text: str) -> N
     assert read_isocentres(tmp_path / "good.json") == {"a": (1.0, 2.0, 3.5)}
 
 
-@pytest.mark.parametrize("wrong", [{"spacing": 0}, {"size": 10}, {"validation_share": 1.5}])
-def test_wrong_options_are_errors(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"spacing|share"):
-        PrepareOptions(**wrong)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("spacing", 0),
+        ("spacing", 0.05),
+        ("size", 10),
+        ("validation_share", 1.5),
+        ("key", 7040703),
+        ("patient_pattern", 7040703),
+        ("contours", 7040703),
+    ],
+)
+def test_wrong_options_are_errors_that_do_not_quote_the_value(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name) as caught:
+        PrepareOptions(**{name: value})
+    assert "7040703" not in str(caught.value)
+    assert "SECRET" not in repr(PrepareOptions(key="SECRET"))
+
+
+def test_a_scan_that_crashes_a_decoder_costs_no_other(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("crash", "labels"):
+        shutil.copy(scans / "labels.nii.gz", tmp_path / f"{name}.nii.gz")
+    monkeypatch.setattr("spider_bundle.cases.folder._prepare", crash_or_prepare)
+    out = tmp_path / "out"
+    outcome = prepare_folder(tmp_path, out, OPTIONS, isolated=True)
+    assert sorted(outcome.rejected.values()) == [Code.NOT_HU, Code.PREPARATION_FAILED]
+    assert outcome.failed == 1
+    assert {r["detail"] for r in json.loads((out / "report.json").read_text())["scans"]} > {
+        "the process died"
+    }
 
 
 def test_the_command_tells_what_was_rejected(scans: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from spider_bundle.cases.datalist import openkbp_datalist
 from spider_bundle.cases.localise import ISOCENTRE_IN_TEMPLATE, locate_head
-from spider_bundle.cases.rejections import CODES, Code
+from spider_bundle.cases.prepare import MIN_CORRELATION
 from spider_bundle.geometry import Grid
 from tests.cases.scans import SHIFT, acquired, head_scan
 
@@ -61,8 +61,7 @@ def test_what_is_no_head_does_not_look_like_one(kind: str) -> None:
         "noise": ndimage.gaussian_filter(rng.normal(size=grid.shape), 2) * 5000 - 500,
         "air": np.full(grid.shape, -1000.0),
     }[kind]
-    limit = CODES[Code.P11].limits["minimum_correlation"]
-    assert locate_head(hu, everywhere(hu), grid).correlation < limit
+    assert locate_head(hu, everywhere(hu), grid).correlation < MIN_CORRELATION
 
 
 @pytest.mark.slow

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from monai.data import MetaTensor
 from scipy import ndimage
 
 from spider_bundle.cases.prepare import prepare_head
 from spider_bundle.cases.quality import Verdict
-from spider_bundle.cases.rejections import ScanRejectedError
 from spider_bundle.cases.scan import find_scans, read_scan
-from spider_bundle.cases.transforms import PrepareHeadd
+from spider_bundle.errors import SpiderError
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
 from tests.cases.scans import SHIFT, head_scan
@@ -44,7 +41,7 @@ def test_a_cylinder_is_no_head() -> None:
     hu = np.where(inside, 0.0, -1000.0)
     try:
         head = prepare_head(hu, np.ones(hu.shape, dtype=bool), grid)
-    except ScanRejectedError:
+    except SpiderError:
         return
     assert head.verdicts["bone_ml"] == Verdict.REJECT
 
@@ -52,19 +49,8 @@ def test_a_cylinder_is_no_head() -> None:
 def test_nothing_but_air_is_rejected() -> None:
     grid = Grid.centred(4.0, 40)
     hu = np.full(grid.shape, -1000.0)
-    with pytest.raises(ScanRejectedError, match="P11"):
+    with pytest.raises(SpiderError, match="P11"):
         prepare_head(hu, np.ones(hu.shape, dtype=bool), grid, isocentre=(0, 0, 0))
-
-
-def test_the_transform_gives_a_case_as_the_loader_does() -> None:
-    hu, grid = head_scan()
-    image = MetaTensor(torch.from_numpy(hu.copy())[None], affine=torch.from_numpy(grid.ras_affine))
-    data = PrepareHeadd(spacing=5.0)({"case": "a", "ct": image})
-    assert data["case"] == "a"
-    assert data["ct"].shape == data["structure"].shape == data["measured"].shape == (51, 51, 51)
-    assert torch.equal(data["ambiguous"], data["structure"] == Label.BONE)
-    assert np.allclose(data["affine"], Grid.centred(5.0, 51).affine)
-    assert (data["structure"] == Label.INTRACRANIAL).sum() * 0.125 > 1000  # ml
 
 
 @pytest.mark.slow

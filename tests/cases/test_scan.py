@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from spider_bundle.cases.rejections import Code, ScanRejectedError
-from spider_bundle.cases.scan import Scan, find_scans, read_scan
+from spider_bundle.cases.prepare import MIN_CORRELATION
+from spider_bundle.cases.scan import (
+    AIR_HU,
+    MAX_SPACING_MM,
+    MIN_AIR_FRACTION,
+    MIN_BONE_HU,
+    MIN_EXTENT_MM,
+    Scan,
+    find_scans,
+    read_scan,
+)
+from spider_bundle.cases.series import (
+    MAX_ASTRAY_MM,
+    MAX_GAP_STEPS,
+    MAX_TILT_DEGREES,
+    MIN_SLICES,
+    MIN_STEP_MM,
+)
+from spider_bundle.errors import CODES, Code, SpiderError
 from spider_bundle.geometry import Grid
-from tests.cases.scans import acquired, edit, write_nifti, write_series
+from tests.cases.scans import acquired, edit, write_nifti, write_series, write_with_itk
 
 
 def volume(shape: tuple[int, int, int] = (24, 30, 27)) -> tuple[np.ndarray, Grid]:
@@ -51,6 +73,42 @@ def test_series_of_any_orientation_gives_the_same_volume(tmp_path: Path, axes: s
     same(only(tmp_path), hu, grid)
 
 
+@pytest.mark.parametrize("name", ["a.nrrd", "a.mha"])
+def test_volumes_of_other_formats_give_the_same_volume(tmp_path: Path, name: str) -> None:
+    hu, grid = volume()
+    turned, there = acquired(hu, grid, "PIR")
+    write_with_itk(tmp_path / name, turned, there)
+    write_with_itk(tmp_path / "a_mandible.nrrd", turned > 0, there)
+    (source,) = find_scans(tmp_path, contours="{stem}_mandible.nrrd")
+    same(read_scan(source), hu, grid)
+    assert source.contours == tmp_path / "a_mandible.nrrd"
+
+
+def test_nrrd_without_an_anatomical_space_is_refused(tmp_path: Path) -> None:
+    write_with_itk(tmp_path / "a.nrrd", *volume())
+    content = (tmp_path / "a.nrrd").read_bytes()
+    (tmp_path / "a.nrrd").write_bytes(content.replace(b"left-posterior-superior", b"scanner-xyz"))
+    assert rejection(tmp_path) == Code.INVALID_NIFTI
+    ras = content.replace(b"left-posterior-superior", b"right-anterior-superior")
+    (tmp_path / "a.nrrd").write_bytes(ras)
+    hu, grid = volume()
+    scan = only(tmp_path)
+    assert np.array_equal(scan.hu, hu[::-1, ::-1])
+    corner = np.array([-1.0, -1.0, 1.0, 1.0]) * (grid.affine @ [0, 0, 0, 1])
+    assert np.allclose(scan.grid.affine @ [23, 29, 0, 1], corner, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+def test_nifti_keeps_a_sheared_affine_and_prefers_the_sform(tmp_path: Path, kind: type) -> None:
+    hu, grid = volume()
+    affine = grid.ras_affine.copy()
+    affine[1, 2] = 1.2
+    image = kind(hu, affine)
+    image.set_qform(np.diag([9.0, 9.0, 9.0, 1.0]), code=1)
+    nibabel.save(image, tmp_path / "a.nii.gz")
+    same(only(tmp_path), hu, Grid.from_ras(affine, hu.shape))
+
+
 def test_nifti_scale_is_applied(tmp_path: Path) -> None:
     hu, grid = volume()
     image = nibabel.Nifti1Image(((hu + 1000) * 2).astype(np.int16), grid.ras_affine)
@@ -70,6 +128,27 @@ def test_gantry_tilt_is_part_of_the_grid(tmp_path: Path) -> None:
     flipped = np.array([23 - 4, 29 - 5, 20, 1])
     assert np.allclose(scan.grid.affine @ flipped, affine @ index, atol=1e-4)
     assert scan.hu[tuple(flipped[:3])] == hu[tuple(index[:3])]
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_values_do_not_depend_on_how_they_are_shown(tmp_path: Path, signed: int) -> None:
+    hu, grid = volume()
+    changes = {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": signed}
+    write_series(tmp_path, *acquired(hu, grid, "LPS"), **changes)
+    same(only(tmp_path), hu, grid)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_slices_need_no_further_codec(tmp_path: Path, syntax: UID) -> None:
+    hu, grid = volume((64, 64, 24))
+    for path in write_series(tmp_path, *acquired(hu, grid, "LPS")):
+        data = pydicom.dcmread(path)
+        data.compress(syntax, generate_instance_uid=False)
+        data.save_as(path)
+    same(only(tmp_path), hu, grid)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 7 // 10])
+    assert rejection(tmp_path) == Code.SCAN_UNREADABLE
 
 
 def test_a_slice_off_its_place_is_interpolated(tmp_path: Path) -> None:
@@ -165,7 +244,7 @@ def test_a_wrong_pattern_is_an_error(tmp_path: Path, pattern: str) -> None:
 
 
 def rejection(folder: Path) -> Code:
-    with pytest.raises(ScanRejectedError) as caught:
+    with pytest.raises(SpiderError) as caught:
         only(folder)
     assert str(folder) not in str(caught.value)
     return caught.value.code
@@ -174,18 +253,22 @@ def rejection(folder: Path) -> Code:
 @pytest.mark.parametrize(
     ("code", "changes"),
     [
-        (Code.P01, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}),
-        (Code.P01, {"SamplesPerPixel": 3}),
-        (Code.P02, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
-        (Code.P03, {"PixelData": b"\0" * 10}),
-        (Code.P04, {"ImagePositionPatient": None}),
-        (Code.P04, {"PixelSpacing": [4.0, 0.0]}),
-        (Code.P04, {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
-        (Code.P07, {"ImagePositionPatient": [0, 0, 0]}),
-        (Code.P09, {"PixelSpacing": [8.0, 8.0]}),
-        (Code.P10, {"RescaleIntercept": None}),
-        (Code.P10, {"RescaleIntercept": 0}),
-        (Code.P10, {"RescaleType": "OD"}),
+        (Code.NOT_CT, {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4"}),
+        (Code.NOT_CT, {"SamplesPerPixel": 3}),
+        (Code.LOCALISER, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}),
+        (Code.NOT_CT, {"NumberOfFrames": 2, "PixelData": b"\0" * 2880}),
+        (Code.SCAN_UNREADABLE, {"PixelData": b"\0" * 10}),
+        (Code.SCAN_UNREADABLE, {"PixelData": b"\0" * 1438}),
+        (Code.SCAN_UNREADABLE, {"PixelData": None}),
+        (Code.INCONSISTENT_SLICES, {"ImagePositionPatient": None}),
+        (Code.INCONSISTENT_SLICES, {"PixelSpacing": [4.0, 0.0]}),
+        (Code.INCONSISTENT_SLICES, {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}),
+        (Code.DUPLICATE_SLICES, {"ImagePositionPatient": [0, 0, 0]}),
+        (Code.VOXELS_TOO_COARSE, {"PixelSpacing": [8.0, 8.0]}),
+        (Code.NOT_HU, {"RescaleIntercept": None}),
+        (Code.NOT_HU, {"RescaleSlope": 0}),
+        (Code.NOT_HU, {"RescaleIntercept": 0}),
+        (Code.NOT_HU, {"RescaleType": "OD"}),
     ],
 )
 def test_series_that_cannot_be_used(tmp_path: Path, code: Code, changes: dict[str, Any]) -> None:
@@ -198,7 +281,7 @@ def test_too_much_tilt(tmp_path: Path) -> None:
     affine = grid.affine.copy()
     affine[1, 2] = affine[2, 2]  # 45 degrees
     write_series(tmp_path, hu, Grid(grid.shape, affine))
-    assert rejection(tmp_path) == Code.P05
+    assert rejection(tmp_path) == Code.GANTRY_TILT
 
 
 @pytest.mark.parametrize("lost", [(10,), (5, 6, 7)])
@@ -206,21 +289,87 @@ def test_missing_slices(tmp_path: Path, lost: tuple[int, ...]) -> None:
     paths = write_series(tmp_path, *acquired(*volume(), "LPS"))
     for index in lost:
         paths[index].unlink()
-    assert rejection(tmp_path) == Code.P06
+    assert rejection(tmp_path) == Code.MISSING_SLICES
 
 
 def test_a_slice_out_of_line(tmp_path: Path) -> None:
     paths = write_series(tmp_path, *acquired(*volume(), "LPS"))
     x, y, z = acquired(*volume(), "LPS")[1].axes()
     edit(paths[9], ImagePositionPatient=[float(x[0]) + 9, float(y[0]), float(z[9])])
-    assert rejection(tmp_path) == Code.P06
+    assert rejection(tmp_path) == Code.MISSING_SLICES
 
 
 @pytest.mark.parametrize("shape", [(40, 40, 12), (40, 40, 17)])
 def test_too_little_of_a_head(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     hu, grid = acquired(*volume(shape), "LPS")
     write_series(tmp_path, hu, grid)
-    assert rejection(tmp_path) == Code.P08
+    assert rejection(tmp_path) == Code.SCAN_TOO_SMALL
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"),
+    [
+        (Code.GANTRY_TILT, MAX_TILT_DEGREES),
+        (Code.MISSING_SLICES, MAX_GAP_STEPS),
+        (Code.MISSING_SLICES, MAX_ASTRAY_MM),
+        (Code.DUPLICATE_SLICES, MIN_STEP_MM),
+        (Code.SCAN_TOO_SMALL, MIN_SLICES),
+        (Code.SCAN_TOO_SMALL, MIN_EXTENT_MM),
+        (Code.VOXELS_TOO_COARSE, MAX_SPACING_MM),
+        (Code.NOT_HU, AIR_HU),
+        (Code.NOT_HU, 100 * MIN_AIR_FRACTION),
+        (Code.NOT_HU, MIN_BONE_HU),
+        (Code.NO_HEAD, MIN_CORRELATION),
+    ],
+)
+def test_conditions_state_the_limits(code: Code, limit: float) -> None:
+    assert f"{limit:g}" in re.split(r"[^-.\w]+", CODES[code].condition)
+
+
+def test_messages_of_decoders_do_not_reach_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = write_series(tmp_path / "Doe_Jane", *acquired(*volume(), "LPS"))
+    paths[3].write_bytes(paths[3].read_bytes()[:900])
+    write_with_itk(tmp_path / "Doe_Jane.nrrd", *volume())
+    content = (tmp_path / "Doe_Jane.nrrd").read_bytes()
+    (tmp_path / "Doe_Jane.nrrd").write_bytes(content[: len(content) // 2])
+    for source in find_scans(tmp_path):
+        with pytest.raises(SpiderError) as caught:
+            read_scan(source)
+        assert "Doe" not in str(caught.value)
+    assert "Doe" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("order", [("itk", "gdcm"), ("gdcm", "itk")])
+def test_itk_and_gdcm_live_in_one_process(tmp_path: Path, order: tuple[str, str]) -> None:
+    pytest.importorskip("gdcm")
+    hu, grid = acquired(*volume(), "LPS")
+    for path in write_series(tmp_path, hu, grid):
+        data = pydicom.dcmread(path)
+        data.compress(JPEGLSLossless, generate_instance_uid=False)
+        data.save_as(path)
+    use = {
+        "itk": "from spider_bundle.cases.scan import find_scans, read_scan\n"
+        "scan = read_scan(*find_scans(sys.argv[1]))\n",
+        "gdcm": "import gdcm, pathlib, pydicom\n"
+        "data = pydicom.dcmread(sorted(pathlib.Path(sys.argv[1]).iterdir())[0])\n"
+        "data.pixel_array_options(decoding_plugin='gdcm')\n"
+        "assert data.pixel_array.shape == (30, 24)\n",
+    }
+    code = "import sys\n" + "".join(use[name] for name in order * 2) + "print(scan.hu.sum())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) == pytest.approx(hu.sum())
+
+
+def test_nothing_but_reading_scans_loads_itk() -> None:
+    code = (
+        "import sys, spider_bundle.api, spider_bundle.cases.folder, spider_bundle.cli\n"
+        "assert not any(name.startswith('itk._') for name in sys.modules)  # compiled parts"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_nifti_that_cannot_be_used(tmp_path: Path) -> None:
@@ -229,14 +378,14 @@ def test_nifti_that_cannot_be_used(tmp_path: Path) -> None:
     nowhere = nibabel.Nifti1Image(hu, None)
     for number, image in enumerate((series, nowhere)):
         nibabel.save(image, tmp_path / f"{number}.nii")
-        with pytest.raises(ScanRejectedError, match="P13"):
+        with pytest.raises(SpiderError, match="P13"):
             read_scan(find_scans(tmp_path)[number])
     (tmp_path / "broken.nii.gz").write_bytes(b"not gzip")
-    with pytest.raises(ScanRejectedError, match="P03"):
+    with pytest.raises(SpiderError, match="P03"):
         read_scan(next(s for s in find_scans(tmp_path) if "broken" in s.name))
 
 
 def test_labels_are_no_ct(tmp_path: Path) -> None:
     hu, grid = volume()
     write_nifti(tmp_path / "labels.nii.gz", hu > 0, grid)
-    assert rejection(tmp_path) == Code.P10
+    assert rejection(tmp_path) == Code.NOT_HU

@@ -93,6 +93,6 @@ def write_sheets(folder: Path, tiles: Sequence[Path]) -> list[Path]:
 
 
 def _plane(volume: npt.NDArray[Any], normal: int, index: int) -> npt.NDArray[Any]:
-    """A plane of a RAS volume as a picture: rows from anterior or superior, columns from right."""
+    """Return a plane of a RAS volume: rows from anterior or superior, columns from right."""
     plane = np.take(volume, index, axis=normal)
     return plane[::-1, ::-1].T
