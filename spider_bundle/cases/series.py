@@ -140,7 +140,7 @@ def _decoded(files: Sequence[Path]) -> Float32Array:
     return hu
 
 
-def _correct(hu: Values, header: Any) -> None:
+def _correct(hu: Float32Array, header: Any) -> None:
     """Set padding to NaN (C.7.5.1.1.2), and undo what GDCM does to MONOCHROME1.
 
     A photometric interpretation says how to show values, and nothing of what they are. The padding
@@ -175,7 +175,7 @@ def _correct(hu: Values, header: Any) -> None:
     hu[np.isin(parts, border[border > 0])] = np.nan
 
 
-def _evenly(hu: Values, places: npt.NDArray[np.float64]) -> Float32Array:
+def _evenly(hu: Float32Array, places: npt.NDArray[np.float64]) -> Float32Array:
     """Interpolate slices at any places, in steps, linearly onto whole steps; NaN spreads."""
     whole = np.rint(places)
     if np.abs(places - whole).max() < _EVEN and (np.diff(whole) == 1).all():
@@ -184,7 +184,5 @@ def _evenly(hu: Values, places: npt.NDArray[np.float64]) -> Float32Array:
     lower = np.clip(np.searchsorted(places, wanted, side="right") - 1, 0, len(places) - 2)
     share = (wanted - places[lower]) / (places[lower + 1] - places[lower])
     share = np.clip(share, 0.0, 1.0)
-    even: Float32Array = (hu[..., lower] * (1 - share) + hu[..., lower + 1] * share).astype(
-        np.float32
-    )
-    return even
+    even = hu[..., lower] * (1 - share) + hu[..., lower + 1] * share
+    return even.astype(np.float32)

@@ -56,7 +56,7 @@ def read_volume(path: Path) -> tuple[Float32Array, Grid]:
     return in_ras_order(values, affine)
 
 
-def in_ras_order(values: Values, affine: FloatArray) -> tuple[Float32Array, Grid]:
+def in_ras_order(values: Float32Array, affine: FloatArray) -> tuple[Float32Array, Grid]:
     """Flip and permute the axes to the nearest RAS order; no value changes.
 
     Args:
