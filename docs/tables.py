@@ -1,6 +1,7 @@
 """Write the tables of codes into the pages: ``python docs/tables.py``, run by ``make docs``.
 
-A table stands between ``<!-- codes FAMILIES -->`` and ``<!-- end -->``.
+A table stands between ``<!-- codes FAMILIES -->`` and ``<!-- end -->``, the limits behind the codes
+of radiographs between ``<!-- limits -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
@@ -9,20 +10,54 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spider_bundle.dicom import acquisition_geometry, checks, field, pair, pixels, studies, view
 from spider_bundle.errors import CODES, Code, Info
 
 DOCS = Path(__file__).resolve().parent
-PAGES = ("howto_batch.md", "howto_pacs.md")
+PAGES = ("reference_errors.md", "howto_batch.md", "howto_pacs.md", "howto_prepare.md")
 
-_TABLE = re.compile(r"(<!-- codes ([A-Z]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+LIMITS = {
+    "E07": f"{studies.MAXIMUM_GAP:g} minutes between the two radiographs. The warning also comes "
+    "when the time is not known.",
+    "E08": f"{view.MAXIMUM_DEVIATION:g} degrees between the positioner angles and the nearest "
+    "plain view.",
+    "E11": f"SDD from {acquisition_geometry.MINIMUM_SDD:g} to {acquisition_geometry.MAXIMUM_SDD:g} "
+    "mm.",
+    "E12": f"Pixel pitch from {acquisition_geometry.MINIMUM_PITCH:g} to "
+    f"{acquisition_geometry.MAXIMUM_PITCH:g} mm; that of rows and that of columns differ by at "
+    f"most {acquisition_geometry.ANISOTROPY:.0%}.",
+    "E13": f"More than {acquisition_geometry.SPACING_DIFFERENCE:.0%} between PixelSpacing and "
+    "ImagerPixelSpacing.",
+    "E14": f"SDD is at most {acquisition_geometry.MAXIMUM_MAGNIFICATION:g} times SOD; beyond that "
+    "the source would lie in the head.",
+    "E16": f"At least {pixels.MINIMUM_DISTINCT_VALUES} distinct values, at most "
+    f"{pixels.MAXIMUM_SATURATED:.0%} of the pixels at the two extreme values; edges up to "
+    f"{checks.MAXIMUM_EDGE} pixels, {checks.MAXIMUM_FRAME_PIXELS:g} pixels in a frame and "
+    f"{checks.MAXIMUM_PIXELS:g} in a file.",
+    "E18": f"At least {checks.ISOCENTRE_USABLE:.0%} of the disc of {checks.ISOCENTRE_RADIUS:g} mm "
+    "about the isocentre is exposed. The head counts as cut where more than "
+    f"{checks.CUT_EDGE:.0%} of the pixels along a border are dense; the inferior border is left "
+    "out, because the neck always leaves there. A declared shutter or collimator that leaves less "
+    f"than {field.MINIMUM_FIELD:.0%} of the image is ignored.",
+    "E19": f"The angle between the two beams is {pair.NOMINAL_ANGLE:g} degrees, give or take "
+    f"{pair.ANGLE_TOLERANCE:g}.",
+    "E24": f"Strips along the borders, {checks.STRIP:.0%} of the image wide, count as air when "
+    f"their values spread over at most {checks.AIR_SPREAD:g} and lie within {checks.AIR_LEVEL:g}"
+    f" of an end of the scale from 0 to 1; {checks.CONTRADICTING_SIDES} of them must contradict.",
+}
+"""What is compared with what, by the code."""
+
+_TABLE = re.compile(r"(<!-- (?:codes ([A-Z]+)|limits) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def updated(text: str) -> str:
-    """Return a page with its tables as :data:`~spider_bundle.errors.CODES` has them."""
-    return _TABLE.sub(lambda found: found[1] + _table(found[2]) + found[3], text)
+    """Return a page with its tables as the package has them."""
+    return _TABLE.sub(lambda found: found[1] + _content(found[2]) + found[3], text)
 
 
-def _table(families: str) -> str:
+def _content(families: str | None) -> str:
+    if families is None:
+        return "".join(f"- **{code}**: {limit}\n" for code, limit in LIMITS.items())
     infos = [(code, info) for code, info in CODES.items() if code[0] in families]
     rows = _radiograph_rows(infos) if families == "E" else _rows(infos)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

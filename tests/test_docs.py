@@ -22,10 +22,8 @@ from spider_bundle.batch.manifest import Entry, State
 from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
-from spider_bundle.dicom.errors import CODES
 from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import Overrides
-from spider_bundle.errors import CODES as ALL_CODES
 from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES
@@ -115,22 +113,6 @@ def bundle_options() -> set[str]:
     names = {p for c in COMMANDS for p in inspect.signature(getattr(monai.bundle, c)).parameters}
     names |= set(DEFAULT_MLFLOW_SETTINGS["configs"])
     return names | {i.split("::")[0] for name in CONFIGS for i in config_ids(name)}
-
-
-def test_code_table_is_that_of_the_reader() -> None:
-    text = (DOCS / "reference_errors.md").read_text(encoding="utf-8")
-    wanted = [
-        [
-            code.value,
-            info.severity.value,
-            info.condition,
-            info.attribute,
-            info.action,
-            "; ".join(f"{name} = {value:g}" for name, value in info.limits.items()) or "none",
-        ]
-        for code, info in CODES.items()
-    ]
-    assert first_table(text) == wanted
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -246,10 +228,6 @@ def test_preparing_is_described_as_it_is() -> None:
     options = first_table((DOCS / page).read_text(encoding="utf-8"))
     described = [o for row in options for o in options_of(row[0])]
     assert set(described) == spider_options("prepare") - {"help", "folder", "output"}
-    codes = [
-        [c.value, i.condition, i.action] for c, i in ALL_CODES.items() if c.value.startswith("P")
-    ]
-    assert first_table(section(page, "## Reasons for rejection")) == codes
     checks = [
         [f"`{name}`", limits.meaning, range_text(limits.good), range_text(limits.possible)]
         for name, limits in CHECKS.items()
