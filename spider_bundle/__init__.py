@@ -14,7 +14,7 @@ announce_moved_modules()
 
 
 def __getattr__(name: str) -> Any:
-    """The Python API, imported when it is used: it brings torch and MONAI with it."""
+    """Import the Python API when it is used: it brings torch and MONAI with it."""
     if name in ("Reconstruction", "Reconstructor", "reconstruct"):
         from spider_bundle import api
 

@@ -197,7 +197,7 @@ def _graph(network: SPIDER, part: Part, image_size: int) -> _Graph:
 
 
 def _description(part: Part) -> dict[str, str]:
-    """What a file says about itself: meaning of the channels, version, and what it is not for."""
+    """Return what a file says about itself: meaning of channels, version, intended use."""
     return {
         "part": part.value,
         "spider_bundle": __version__,

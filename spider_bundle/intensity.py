@@ -26,7 +26,7 @@ def normalise_hu(hu: Array) -> Array:
 
 
 def denormalise_hu(intensity: Array) -> Array:
-    """The network's scale back to HU, clipped to :data:`HU_WINDOW`. Any shape."""
+    """Convert the network's scale back to HU, clipped to :data:`HU_WINDOW`. Any shape."""
     low, high = HU_WINDOW
     return intensity.clip(0.0, 1.0) * (high - low) + low
 

@@ -48,7 +48,7 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
 
 
 def initialised(network: nn.Module, path: str | Path | None) -> nn.Module:
-    """The network with the weights of a file, or as it is where no file is named.
+    """Return the network with the weights of a file, or as it is where no file is named.
 
     Raises:
         FileNotFoundError: There is no such file.

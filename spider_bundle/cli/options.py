@@ -40,7 +40,7 @@ CreateKeyFile = Annotated[
 
 
 def config_path(path: Path) -> str:
-    """A path as a config value; MONAI would evaluate a relative one that starts with ``$``."""
+    """Return a path as a config value; MONAI would evaluate one that starts with ``$``."""
     return str(path.absolute())
 
 

@@ -71,7 +71,7 @@ class PairOverrides:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any] | PairOverrides | None) -> PairOverrides:
-        """Overrides from JSON values.
+        """Read overrides from JSON values.
 
         Args:
             values: Names of :class:`Overrides` with their values for both views, and under

@@ -54,12 +54,12 @@ class SyntheticIdentity:
     acquired: datetime = datetime(2000, 1, 1, 12, 0, 0)
 
     def uid(self, *parts: str) -> str:
-        """A UID that is always the same for the same name and parts."""
+        """Return a UID that is always the same for the same name and parts."""
         return str(generate_uid(entropy_srcs=["spider synthetic", self.name, *parts]))
 
 
 def log_scale(bits: int = 16) -> float:
-    """Stored values per unit of line integral of the LOG images written here."""
+    """Return stored values per unit of line integral of the LOG images written here."""
     return (2**bits - 1) / LOG_RANGE
 
 
@@ -250,7 +250,7 @@ def _image(
     identity: SyntheticIdentity,
     instance_number: int,
 ) -> FileDataset:
-    """Data set with patient, study, series, equipment and pixel modules."""
+    """Make a data set with patient, study, series, equipment and pixel modules."""
     part = f"{modality} {position.value} {instance_number}"
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
@@ -296,7 +296,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _decimal(value: float) -> str:
-    """A number as a DICOM decimal string, which holds 16 characters."""
+    """Return a number as a DICOM decimal string, which holds 16 characters."""
     return f"{value:.9g}"
 
 

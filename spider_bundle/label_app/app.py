@@ -49,11 +49,11 @@ class SpiderApp(MONAILabelApp):
         )
 
     def init_infers(self) -> dict[str, RadiographInferTask]:
-        """The task for radiograph pairs."""
+        """Return the task for radiograph pairs."""
         return {MODEL: RadiographInferTask(self.bundle, self.conf)}
 
     def init_trainers(self) -> dict[str, EditedHeadTrainTask]:
-        """The task for CTs with edited labels."""
+        """Return the task for CTs with edited labels."""
         return {MODEL: EditedHeadTrainTask(self.bundle, self.conf)}
 
     def init_strategies(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class RadiographInferTask(BundleInferTask):
             return file, answer
 
     def _checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The options of a request as numbers."""
+        """Return the options of a request as numbers."""
         options = {**self.displayable_configs, **request}
         content = request.get(_CONTENT, CONTENTS[0])
         content = content if isinstance(content, str) else content[0]  # clients may echo the list
@@ -89,13 +89,13 @@ class RadiographInferTask(BundleInferTask):
         return {"spacing": spacing, "shape": shape, "chunk": chunk, _CONTENT: content}
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        """The bundle's reader, for the grid that the request asks for."""
+        """Return the bundle's reader, for the grid that the request asks for."""
         self.bundle_config["output_dir"] = data["output_dir"]
         transforms: Sequence[Callable[..., Any]] = super().pre_transforms(data)
         return transforms
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
-        """The bundle's postprocessing; the study folder is written only where it is wanted."""
+        """Return the bundle's postprocessing; the study folder is written only on request."""
         wanted = self.results or data[_CONTENT] == "all"
         self.post_filter = [SaveImaged] if wanted else [SaveImaged, WriteStudyd]
         transforms: Sequence[Callable[..., Any]] = super().post_transforms(data)

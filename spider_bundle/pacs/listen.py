@@ -273,7 +273,7 @@ class Listener:
         return SUCCESS
 
     def _message(self, event: evt.Event) -> None:
-        """A whole message has come; who sends on without waiting for answers is cut off."""
+        """Count from 0 again after a whole message; cut off who sends on without waiting."""
         connection = connection_of(event)
         if connection is not None:
             waiting = event.assoc.dimse.msg_queue.qsize()
