@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import nn
 
+from spider_bundle.dicom.dataset import REFUSED, StudyDataset
 from spider_bundle.geometry import Grid
 from spider_bundle.networks import SPIDER
 from spider_bundle.precision import autocast
@@ -49,18 +50,36 @@ class StudyIteration:
 
     The data loader hands items on without collation, which would refuse the provenance in the
     image's meta, and the evaluator does not decollate.
+
+    Args:
+        dataset: Where refusals are noted that came up when pixels were read.
+        write_refusals: Writes ``refused``, all of them, again after each.
     """
+
+    def __init__(
+        self,
+        dataset: StudyDataset | None = None,
+        write_refusals: Callable[..., object] | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.write_refusals = write_refusals
 
     def __call__(
         self, engine: SupervisedEvaluator, batch: Sequence[Mapping[str, Any]]
     ) -> list[dict[str, Any]]:
-        """Return ``pred`` ``(K + 1, X, Y, Z)`` for the one item of the batch.
+        """Return ``pred`` ``(K + 1, X, Y, Z)`` for the one item, nothing if it was refused.
 
         Args:
             engine: Its network, inferer and device are used.
             batch: One item whose ``image`` is a MetaTensor ``(2, H, W)``.
         """
         (item,) = batch
+        engine.state.output = [{}]
+        if REFUSED in item:
+            if self.dataset is not None and self.write_refusals is not None:
+                self.dataset.refuse(item[REFUSED])
+                self.write_refusals(refused=self.dataset.refused)
+            return [{}]
         image = item["image"]
         inputs = MetaTensor(image.as_tensor()[None].to(engine.state.device), meta=image.meta)
         with engine.mode(engine.network):

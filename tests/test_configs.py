@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,35 @@ def test_run_alone_from_elsewhere(night: Path, tmp_path: Path, bundle_root: Path
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list((tmp_path / "out").glob("*/report.json"))) == 1
+
+
+@pytest.mark.slow
+def test_a_kill_after_the_first_study_loses_neither_it_nor_a_refusal(
+    night: Path, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    shutil.copytree(night, folder)
+    for number in range(3):
+        write_demo_pair(folder / f"z{number}", name=f"{number}", shape=(160, 160), pitch=1.8)
+    command = [
+        *(sys.executable, "-m", "monai.bundle", "run", "inference"),
+        *("--config_file", "configs/inference.json", "--dataset_dir", str(folder)),
+        *("--output_dir", str(out), "--spacing", "8.0", "--shape", "32"),
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(out.glob("[0-9a-f]*/report.json")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+    refused = json.loads((out / "refused.json").read_text())["refused"]
+    assert [f["code"] for entry in refused for f in entry["findings"]] == ["E06"]
+    for report in out.glob("[0-9a-f]*/report.json"):
+        assert (report.parent / "ct.nii.gz").is_file()
 
 
 @pytest.mark.slow

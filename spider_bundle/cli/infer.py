@@ -141,7 +141,8 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, 
             "are complete stay"
         )
         fail(line(Code.RUN_FAILED, f"the run failed ({kind})", action=action))
-    return dataset.refused, len(writer.failed), len(dataset) - len(writer.failed)
+    failed = len(writer.failed)
+    return dataset.refused, failed, len(dataset) - dataset.unusable - failed
 
 
 def _dataset(inputs: list[Path]) -> dict[str, Any]:

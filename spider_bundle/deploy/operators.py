@@ -89,7 +89,7 @@ class RadiographLoaderOperator(Operator):
             overrides=self.reconstructor.overrides,
             keep_identity=self.reconstructor.keep_identity,
         )
-        items = [dataset[index] for index in range(len(dataset))]
+        items = list(dataset.read())
         op_output.emit(LoadedStudies(items, dataset.refused), STUDIES)
 
 

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.dicom.errors import (
-    CODES,
-    Code,
-    Finding,
-    RadiographError,
-    finding,
-    finding_facts,
-)
 from spider_bundle.dicom.overrides import PairOverrides
-from spider_bundle.dicom.pair import pair_films
+from spider_bundle.dicom.pair import FilmPair, describe_pair, pair_films
 from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
+from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding, line, root_cause
 
 _log = logging.getLogger(__name__)
 
+REFUSED = "refused"
+"""Key of an item that was refused: ``{"refused": {"study_key": ..., "findings": [...]}}``."""
+
 
 class StudyDataset(Dataset):
-    """The studies below a folder that can be reconstructed.
+    """The studies below a folder; their pixels are read when an item is asked for.
 
-    Every study is read when the dataset is made, so that one that cannot be used is refused before
-    the network starts and takes no other study down, even where reading it fails unexpectedly. A
-    study that was read is kept as the network will see it (about one megabyte). Refusals are logged
-    and kept in :attr:`refused`.
+    Headers are judged when the dataset is made, so what they rule out is in :attr:`refused` before
+    the network starts. A study that turns out unusable when its pixels are read, even by an
+    unexpected error, takes no other one down: its item is ``{"refused": ...}`` in place of
+    ``image`` and ``mask``. It may come from a loading process, so whoever runs the dataset hands it
+    to :meth:`refuse`.
 
     Args:
-        folder: Any tree of files, or several; or entries for the transform, which are then not
-            searched for.
+        folder: Any tree of files, or several.
         transform: Reads an entry ``{"image": FilmPair}``.
-        key: Secret of the site for the study key; :data:`~.pair.PUBLIC_KEY` if not given.
+        key: Secret of the site for the study key; :data:`~.studies.PUBLIC_KEY` if not given.
         overrides: See :meth:`~.overrides.PairOverrides.from_mapping`.
         keep_identity: Whether to read the identity of patient and study.
+        data: Further entries for the transform; ``image`` may also name two files, as a list or
+            as a mapping of ``frontal`` and ``lateral``.
+
+    Attributes:
+        refused: Study key and findings of each study that was refused, as plain values.
+        unusable: Number of items among them; the others were refused by their headers.
     """
 
     def __init__(
@@ -48,77 +50,116 @@ class StudyDataset(Dataset):
         key: str | None = None,
         overrides: Mapping[str, Any] | PairOverrides | None = None,
         keep_identity: bool = False,
-        data: Iterable[dict[str, Any]] | None = None,
+        data: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
-        self.refused: list[dict[str, Any]] = []
-        entries: list[tuple[str, dict[str, Any]]] = []
+        super().__init__([], transform)
+        self.refused: list[Mapping[str, Any]] = []
+        self.unusable = 0
+        overrides = PairOverrides.from_mapping(overrides)
+        key = key or PUBLIC_KEY
         if folder is not None:
-            pair_overrides = PairOverrides.from_mapping(overrides)
-            key = key or PUBLIC_KEY
-            found = find_studies(
-                folder,
-                key=key,
-                allow_secondary_capture=pair_overrides.allow_secondary_capture,
-                frames=pair_overrides.frames,
-                keep_identity=keep_identity,
-            )
-            for study in found.studies:
-                if study.pair and study.is_complete:
-                    pair = pair_films(study.pair, pair_overrides, key=key)
-                    entries.append((study.key, {"image": pair}))
-                else:
-                    self._refuse(study.key, study.findings)
-            others = ", ".join(f"{n} {kind}" for kind, n in sorted(found.other_objects.items()))
-            _log.info(
-                "left out: %d files that are not DICOM, DICOM objects that are not radiographs: %s",
-                found.foreign_files,
-                others or "none",
-            )
-            if not found.studies:
-                info = CODES[Code.E06]
-                _log.error("%s no radiographs found. To do: %s", Code.E06.value, info.action)
-        entries += [("", entry) for entry in data or ()]
-        read = []
-        for study_key, entry in entries:
-            try:
-                item = entry if transform is None else transform(entry)
-            except Exception as error:  # whatever it is, it must not take other studies down
-                self._refuse(study_key, _findings(error))
+            self._find(folder, key, overrides, keep_identity)
+        for entry in data or ():
+            source = entry.get("image")
+            if isinstance(source, Mapping):
+                source = source["frontal"], source["lateral"]
+            if isinstance(source, (list, tuple)):
+                pair = describe_pair(source, overrides, key=key, keep_identity=keep_identity)
+                self._add("", {**entry, "image": pair})
             else:
-                read.append(item)
-                _log_warnings(item)
-        super().__init__(read)
+                self._add("", entry)
 
-    def _refuse(self, study_key: str, findings: Iterable[Finding]) -> None:
-        facts = [finding_facts(found) for found in findings]
-        self.refused.append({"study_key": study_key, "findings": facts})
-        for fact in facts:
-            if fact["severity"] == "error":
+    def _find(
+        self,
+        folder: str | Path | Iterable[str | Path],
+        key: str,
+        overrides: PairOverrides,
+        keep_identity: bool,
+    ) -> None:
+        found = find_studies(
+            folder,
+            key=key,
+            allow_secondary_capture=overrides.allow_secondary_capture,
+            frames=overrides.frames,
+            keep_identity=keep_identity,
+        )
+        for study in found.studies:
+            if study.pair is None or not study.is_complete:
+                self._note(_refusal(study.key, study.findings))
+            else:
+                pair = pair_films(study.pair, overrides, key=key)
+                self._add(study.key, {"image": pair})
+        others = ", ".join(f"{n} {kind}" for kind, n in sorted(found.other_objects.items()))
+        _log.info(
+            "left out: %d files that are not DICOM, DICOM objects that are not radiographs: %s",
+            found.foreign_files,
+            others or "none",
+        )
+        if not found.studies:
+            _log.error("%s", line(Code.NOT_A_PAIR, "no radiographs found"))
+
+    def _add(self, study_key: str, entry: Mapping[str, Any]) -> None:
+        """Take an entry, or refuse it by its headers."""
+        pair = entry.get("image")
+        # the pixels of what is refused anyway may show more that has to be mended
+        is_out = isinstance(pair, FilmPair) and pair.has_errors
+        item = self._read(study_key, entry) if is_out else {}
+        if REFUSED in item:
+            self._note(item[REFUSED])
+        else:
+            self.data.append((study_key, entry))
+
+    def refuse(self, refused: Mapping[str, Any]) -> None:
+        """Note and log that an item was refused, by its value of :data:`REFUSED`."""
+        self.unusable += 1
+        self._note(refused)
+
+    def _note(self, refused: Mapping[str, Any]) -> None:
+        self.refused.append(refused)
+        for fact in refused["findings"]:
+            if fact["severity"] == Severity.ERROR.value:
                 _log.error(
                     "study %s refused: %s (%s) %s. To do: %s",
-                    study_key or "-",
+                    refused["study_key"] or "-",
                     fact["code"],
                     fact["role"],
                     fact["message"],
                     fact["action"],
                 )
 
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Read the studies one by one; those that turn out unusable are refused."""
+        for index in range(len(self)):
+            item = self[index]
+            if REFUSED in item:
+                self.refuse(item[REFUSED])
+            else:
+                yield item
 
-def _log_warnings(item: Mapping[str, Any]) -> None:
-    """Name what was noticed about a study that was read."""
-    meta = getattr(item.get("image"), "meta", {})
-    for found in meta["provenance"].findings if "provenance" in meta else ():
-        _log.warning(
-            "study %s: %s (%s) %s", meta["study_key"], found.code.value, found.role, found.message
-        )
+    def _transform(self, index: int) -> dict[str, Any]:
+        return self._read(*self.data[index])
+
+    def _read(self, study_key: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            item = dict(entry if self.transform is None else self.transform(entry))
+        except Exception as error:  # whatever it is, it must not take other studies down
+            return {REFUSED: _refusal(study_key, _findings(error))}
+        meta = getattr(item.get("image"), "meta", {})
+        for found in meta["provenance"].findings if "provenance" in meta else ():
+            _log.warning(
+                "study %s: %s (%s) %s", meta["study_key"], found.code, found.role, found.message
+            )
+        return item
+
+
+def _refusal(study_key: str, findings: Iterable[Finding]) -> dict[str, Any]:
+    return {"study_key": study_key, "findings": [found.facts() for found in findings]}
 
 
 def _findings(error: BaseException) -> tuple[Finding, ...]:
-    """The findings of a refusal, or one for an unexpected error, whose text may show somebody."""
-    # MONAI's Compose wraps what its transforms raise.
-    while not isinstance(error, RadiographError) and error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, RadiographError):
-        return error.findings
-    message = f"reading the radiographs failed unexpectedly ({type(error).__name__})"
-    return (finding(Code.E01, "pair", message),)
+    """Return the findings of an error; of an unexpected one, whose text may show somebody, E01."""
+    cause = root_cause(error)  # MONAI's Compose wraps what its transforms raise
+    if isinstance(cause, SpiderError):
+        return cause.findings
+    message = f"reading the radiographs failed unexpectedly ({type(cause).__name__})"
+    return (finding(Code.NOT_A_RADIOGRAPH, "pair", message),)

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pydicom
 import pytest
+import torch
+from monai.data import DataLoader
+from monai.data.utils import no_collation
+from monai.engines import SupervisedEvaluator
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.dataset import StudyDataset
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.inferers import StudyIteration
 from spider_bundle.outputs.refusals import write_refusals
 
 
@@ -36,8 +47,10 @@ def test_bad_studies_take_no_other_down(
 ) -> None:
     with caplog.at_level(logging.ERROR):
         dataset = StudyDataset(night, BiplanarRadiographsd())
-    assert len(dataset) == 1
-    assert dataset[0]["image"].shape == (2, 256, 256)
+        assert len(dataset) == 2
+        assert len(dataset.refused) == 1  # by its headers
+        (item,) = dataset.read()
+    assert item["image"].shape == (2, 256, 256)
     codes = [
         {found["code"] for found in entry["findings"] if found["severity"] == "error"}
         for entry in dataset.refused
@@ -54,7 +67,8 @@ def test_bad_studies_take_no_other_down(
 def test_entries_need_no_folder(night: Path) -> None:
     folder = night / "ward 1" / "x"
     entry = {"image": [str(folder / "lateral.dcm"), str(folder / "frontal.dcm")]}
-    assert len(StudyDataset(data=[entry], transform=BiplanarRadiographsd())) == 1
+    (item,) = StudyDataset(data=[entry], transform=BiplanarRadiographsd())
+    assert item["image"].shape == (2, 256, 256)
 
 
 def test_empty_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +86,7 @@ def test_a_study_is_either_read_or_refused(night: Path, caplog: pytest.LogCaptur
         return entry
 
     dataset = StudyDataset(data=entries, transform=transform)
-    assert [item["image"] for item in dataset] == [str(folder)]
+    assert [item["image"] for item in dataset.read()] == [str(folder)]
     assert len(dataset.refused) == 1
     assert "OSError" in caplog.text
     assert "Doe" not in caplog.text
@@ -91,7 +105,7 @@ def test_unexpected_errors_take_no_other_down_and_show_nobody(
     folder = night / "ward 1" / "x"
     good = {"image": [str(folder / "lateral.dcm"), str(folder / "frontal.dcm")]}
     dataset = StudyDataset(data=[{"b": 1}, good], transform=fail_once)
-    assert len(dataset) == 1
+    assert len(list(dataset.read())) == 1
     ((found,),) = (entry["findings"] for entry in dataset.refused)
     assert found["severity"] == "error"
     assert "OSError" in found["message"]
@@ -104,9 +118,103 @@ def test_what_was_noticed_is_logged(night: Path, caplog: pytest.LogCaptureFixtur
     dataset.LossyImageCompression = "01"
     dataset.save_as(folder / "lateral.dcm")
     with caplog.at_level(logging.INFO):
-        StudyDataset(night, BiplanarRadiographsd())
+        list(StudyDataset(night, BiplanarRadiographsd()).read())
     assert "E22 (lateral)" in caplog.text
     assert "1 files that are not DICOM" in caplog.text
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+@pytest.mark.parametrize("with_good", [True, False])
+def test_refusals_that_need_pixels_reach_the_main_process(
+    night: Path, tmp_path: Path, processes: int, with_good: bool
+) -> None:
+    if not with_good:
+        shutil.rmtree(night / "ward 1")
+    dataset = StudyDataset(night, BiplanarRadiographsd())
+    write = partial(write_refusals, tmp_path)
+    written = []
+
+    def note(refused: Sequence[Mapping[str, Any]]) -> None:
+        write(refused=refused)
+        written.append(errors_of(refused))
+        assert stored(tmp_path) == refused
+
+    note(dataset.refused)
+    assert written == [["E06"]]  # before anything is read
+    read = []
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(
+            dataset, batch_size=1, num_workers=processes, collate_fn=no_collation
+        ),
+        network=torch.nn.Identity(),
+        inferer=lambda inputs, _: inputs,
+        iteration_update=StudyIteration(dataset, note),
+        postprocessing=lambda item: read.append(item["image"].meta["provenance"]) or item,
+        decollate=False,
+    )
+    evaluator.run()
+    assert written == [["E06"], ["E06", "E02"]]
+    assert [len(provenance.views) for provenance in read] == [2] * with_good
+    assert (len(dataset), dataset.unusable) == (1 + with_good, 1)
+
+
+def errors_of(refused: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Code of the first error of each refusal."""
+    findings = [entry["findings"] for entry in refused]
+    return [next(f["code"] for f in found if f["severity"] == "error") for found in findings]
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = json.loads((folder / "refused.json").read_text())["refused"]
+    return entries
+
+
+def test_each_file_is_opened_once_for_its_header_and_once_for_its_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_demo_pair(tmp_path / "x", shape=(160, 160), pitch=1.8)
+    opened: Counter[str] = Counter()
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        if counting and event == "open" and str(arguments[0]).startswith(str(tmp_path)):
+            opened[str(arguments[0])] += 1
+
+    counting = True
+    sys.addaudithook(count)  # for good: it cannot be removed
+    dataset = StudyDataset(tmp_path / "x", BiplanarRadiographsd(keep_identity=True))
+    films = [str(path) for path in files]
+    once = {film: opened[film] for film in films}
+    (item,) = dataset.read()
+    counting = False
+    assert item["mask"].any()
+    assert once == dict.fromkeys(films, 1)
+    assert {film: opened[film] for film in films} == dict.fromkeys(films, 2)
+
+
+@pytest.mark.parametrize("exchange", ["by another film", "pixels", "by text", "gone"])
+def test_a_file_exchanged_between_check_and_read_is_noticed(tmp_path: Path, exchange: str) -> None:
+    frontal, lateral = write_demo_pair(tmp_path / "x", shape=(160, 160), pitch=1.8)
+    dataset = StudyDataset(tmp_path / "x", BiplanarRadiographsd())
+    if exchange == "by another film":
+        other, _ = write_demo_pair(tmp_path / "y", name="other", shape=(160, 160), pitch=1.8)
+        times = frontal.stat()
+        shutil.copy(other, frontal)
+        os.utime(frontal, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif exchange == "pixels":
+        data = bytearray(frontal.read_bytes())
+        data[-10_000] ^= 1
+        frontal.write_bytes(data)
+        os.utime(frontal, ns=(0, lateral.stat().st_mtime_ns + 10**9))
+    elif exchange == "by text":
+        frontal.write_text("no DICOM")
+    else:
+        frontal.unlink()
+    assert list(dataset.read()) == []
+    ((found,),) = (entry["findings"] for entry in dataset.refused)
+    assert (found["code"], found["role"]) == ("E01", "frontal")
+    if exchange in ("by another film", "pixels"):
+        assert found["message"] == "the file was changed after it was checked"
 
 
 def test_an_old_result_of_a_refused_study_is_said(
