@@ -47,10 +47,10 @@ docs: $(VENV)/.installed
 # Rebuild every table and figure of the documentation; needs the data (SPIDER_DATA).
 results: $(VENV)/.installed
 	$(BIN)/spider evaluate
-	$(BIN)/python -W ignore benchmarks/from_files.py
-	$(BIN)/python -W ignore benchmarks/fine_heads.py
+	$(BIN)/python -W ignore -m benchmarks.from_files
+	$(BIN)/python -W ignore -m benchmarks.fine_heads
 	$(BIN)/python -W ignore -m benchmarks.ablations
-	$(BIN)/python benchmarks/publish.py
+	$(BIN)/python -m benchmarks.publish
 
 clean:
 	rm -rf $(VENV) .venv-label .venv-deploy demo build docs/_build docs/_generated *.egg-info

@@ -20,6 +20,8 @@ from monai.bundle import ConfigParser
 from benchmarks.peers import NETWORKS
 from spider_bundle.bundle import bundle_root
 from spider_bundle.evaluation.comparison import score_method
+from spider_bundle.evaluation.methods import NetworkMethod
+from spider_bundle.evaluation.protocols import v1_items
 from spider_bundle.evaluation.tables import (
     SCORE_NAMES,
     difference_table,
@@ -137,8 +139,10 @@ def score_row(root: Path, folder: Path, files: list[str]) -> None:
     parser.read_config([*files[:1], str(root / "configs" / "evaluate.json"), *files[1:]])
     parser["bundle_root"] = str(root)
     parser["weights"] = str(folder.resolve() / "model.pt")
-    network = parser.get_parsed_content("network")
-    rows = score_method(parser.get_parsed_content("spider"), parser.get_parsed_content("v1::items"))
+    content = parser.get_parsed_content
+    network = content("network")
+    items = v1_items(content("validate::data"), content("image_size"), content("pixel_size"))
+    rows = score_method(NetworkMethod(network, content("device"), content("precision")), items)
     size = {"parameters": sum(p.numel() for p in network.parameters())}
     write_text(folder / "size.json", json.dumps(size))
     write_scores(folder, "scores", rows, mean_scores(rows))

@@ -1,6 +1,6 @@
 """Score the bundle at 2 mm on two heads that it was never trained on.
 
-python benchmarks/fine_heads.py --output_dir eval/fine
+python -m benchmarks.fine_heads --output_dir eval/fine
 
 The heads are prepared from their source files, so this tries `spider prepare` as well.
 """
@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.transforms import Compose
 
 from spider_bundle.bundle import evaluation_workflow
-from spider_bundle.cases.datalist import prepared_datalist
+from spider_bundle.cases.datalist import openkbp_datalist, prepared_datalist
 from spider_bundle.cases.folder import PrepareOptions, prepare_folder
 from spider_bundle.cases.resampling import block_means
-from spider_bundle.cases.transforms import LoadHeadCased
-from spider_bundle.evaluation.baselines import MeanHead
+from spider_bundle.evaluation.baselines.mean_head import MeanHead
 from spider_bundle.evaluation.comparison import score_method
-from spider_bundle.evaluation.methods import Item, Reconstruction, sample_volume, world_points
+from spider_bundle.evaluation.methods import (
+    Item,
+    NetworkMethod,
+    Reconstruction,
+    sample_volume,
+    world_points,
+)
+from spider_bundle.evaluation.protocols import v1_items
 from spider_bundle.evaluation.tables import (
     comparison_table,
     file_stem,
@@ -32,7 +37,6 @@ from spider_bundle.evaluation.tables import (
     write_text,
 )
 from spider_bundle.geometry import Grid
-from spider_bundle.simulation import NormaliseRadiographsd, SimulateRadiographsd
 
 SOURCES = {"invesalius_0051": "invesalius_0051_dicom", "vtk_fullhead": "vtk_fullhead.nii.gz"}
 MANDIBLES = {"vtk_fullhead": "vtk_fullhead_mandible.nii.gz"}
@@ -79,22 +83,20 @@ def main() -> None:
     overrides: dict[str, Any] = {"data_dir": str(options.data_dir.resolve())}
     if options.weights:
         overrides["weights"] = str(options.weights.resolve())
-    configs = evaluation_workflow(overrides).parser
-    simulate = Compose(
-        [LoadHeadCased(), SimulateRadiographsd(seed_by_case=True), NormaliseRadiographsd()]
-    )
+    content = evaluation_workflow(overrides).parser.get_parsed_content
+    patients = openkbp_datalist(content("dataset_dir"), "training")
     methods = {
-        "SPIDER": configs.get_parsed_content("spider"),
-        "training-mean CT": MeanHead(configs.get_parsed_content("patients")),
+        "SPIDER": NetworkMethod(content("network"), content("device"), content("precision")),
+        "training-mean CT": MeanHead(patients),
         "the truth at 4 mm": Coarse(),
     }
     columns = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in SOURCES:
             entry = prepared(name, options.data_dir / "heads", Path(folder))
-            item = simulate(entry)
+            items = v1_items([entry], content("image_size"), content("pixel_size"))
             for title, method in methods.items():
-                columns[f"{name}: {title}"] = score_method(method, [item])
+                columns[f"{name}: {title}"] = score_method(method, items)
     for title, rows in columns.items():
         write_scores(options.output_dir, file_stem(title), rows, mean_scores(rows))
     table = comparison_table(columns)

@@ -1,6 +1,6 @@
 """Score the bundle from files on disk: cases to DX pairs to NIfTI, against the cases.
 
-python benchmarks/from_files.py --output_dir eval/from_files
+python -m benchmarks.from_files --output_dir eval/from_files
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import os
 import shutil
 from pathlib import Path
 
+from benchmarks.case_films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import load_case
 from spider_bundle.cases.datalist import openkbp_datalist
 from spider_bundle.cases.transforms import LoadHeadCased
-from spider_bundle.evaluation.baselines import MeanHead
+from spider_bundle.evaluation.baselines.mean_head import MeanHead
 from spider_bundle.evaluation.comparison import score_method
-from spider_bundle.evaluation.films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.evaluation.tables import (
     comparison_table,
     mean_scores,

@@ -1,15 +1,43 @@
 """Put the results of an evaluation into the documentation and the metadata.
 
-python benchmarks/publish.py --results eval
+python -m benchmarks.publish --results eval
+
+No number of the documentation is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from spider_bundle.bundle import bundle_root
-from spider_bundle.evaluation.publish import publish_metadata, publish_tables
+from spider_bundle.files import atomic_path
+
+_BLOCK = re.compile(r"(<!-- table (?P<name>[\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>images/(?P<name>[\w.-]+\.png))\)")
+
+PROTOCOL = (
+    "V1: 11 validation patients, simulated radiographs, 4 mm, window -1000..2000 HU, measured "
+    "region only; see docs/results.md"
+)
+"""What the scores in the bundle's metadata are scores of."""
+
+METADATA_SCORES = (
+    "psnr_db",
+    "ssim",
+    "mae_hu",
+    "dice_bone",
+    "dice_soft_tissue",
+    "dice_intracranial",
+    "dice_internal_air",
+    "dice_mandible",
+    "hd95_bone_mm",
+)
+"""Means of protocol V1 that the bundle's metadata carries."""
 
 
 def main() -> None:
@@ -21,6 +49,66 @@ def main() -> None:
     for page in publish_tables(options.results, sorted((root / "docs").glob("*.md"))):
         print(f"changed {page.relative_to(root)}")
     publish_metadata(options.results, [root / "metadata.json", root / "configs" / "metadata.json"])
+
+
+def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
+    """Replace the marked tables and the pictures of markdown pages by those of an evaluation.
+
+    A table stands between ``<!-- table v1/comparison.md -->`` and ``<!-- end -->``; the name is a
+    file of the evaluation. A picture ``images/NAME.png`` is replaced if ``figures/NAME.png``
+    exists. What the evaluation does not hold stays as it is.
+
+    Args:
+        folder: Output folder of an evaluation.
+        pages: Markdown files.
+
+    Returns:
+        The pages that changed.
+    """
+    root = Path(folder)
+
+    def table(match: re.Match[str]) -> str:
+        source = root / match["name"]
+        if not source.exists():
+            return match[0]
+        return f"{match[1]}\n{source.read_text(encoding='utf-8').strip()}\n\n{match[3]}"
+
+    changed = []
+    for page in pages:
+        old = page.read_text(encoding="utf-8")
+        for picture in _PICTURE.finditer(old):
+            drawn = root / "figures" / picture["name"]
+            if drawn.exists():
+                (page.parent / "images").mkdir(exist_ok=True)
+                with atomic_path(page.parent / picture["path"]) as temporary:
+                    shutil.copyfile(drawn, temporary)
+        new = _BLOCK.sub(table, old)
+        if new != old:
+            with atomic_path(page) as temporary:
+                temporary.write_text(new, encoding="utf-8")
+            changed.append(page)
+    return changed
+
+
+def publish_metadata(folder: str | Path, files: Iterable[Path]) -> None:
+    """Write means of protocol V1, with those of two baselines, into ``eval_metrics``.
+
+    Args:
+        folder: Output folder of an evaluation.
+        files: The metadata files.
+    """
+    for file in files:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+        metadata["eval_metrics"] = {"protocol": PROTOCOL}
+        for method in ("spider", "training_mean_ct", "ridge_regression"):
+            source = Path(folder) / "v1" / f"{method}.json"
+            scores = json.loads(source.read_text(encoding="utf-8"))["mean"]
+            metadata["eval_metrics"][method] = {
+                name: round(scores[name], 3) for name in METADATA_SCORES if name in scores
+            }
+        with atomic_path(file) as temporary:
+            text = json.dumps(metadata, indent=4, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -63,13 +63,18 @@ def inference_workflow(
 
 
 def evaluation_workflow(
-    overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
+    overrides: Mapping[str, Any],
+    root: str | os.PathLike[str] | None = None,
+    layers: Sequence[Path] = (),
 ) -> Any:
     """The bundle's evaluation, a layer over its training config, as a MONAI workflow.
 
-    Arguments, result and errors are those of :func:`inference_workflow`.
+    Args:
+        overrides: See :func:`inference_workflow`, whose result and errors are those of this one.
+        root: See :func:`bundle_root`.
+        layers: Further config files on top.
     """
-    return _workflow(["train", "evaluate"], None, overrides, root)
+    return _workflow(["train", "evaluate"], None, overrides, root, layers)
 
 
 def _workflow(
@@ -77,6 +82,7 @@ def _workflow(
     kind: str | None,
     overrides: Mapping[str, Any],
     root: str | os.PathLike[str] | None,
+    layers: Sequence[Path] = (),
 ) -> Any:
     from monai.bundle import ConfigWorkflow  # heavy: keeps the command line's help fast
 
@@ -84,7 +90,10 @@ def _workflow(
     logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
     folder = bundle_root(root)
     workflow = ConfigWorkflow(
-        config_file=[str(folder / "configs" / f"{name}.json") for name in names],
+        config_file=[
+            *(str(folder / "configs" / f"{name}.json") for name in names),
+            *map(str, layers),
+        ],
         meta_file=str(folder / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=kind,

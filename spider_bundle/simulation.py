@@ -1,9 +1,9 @@
 """Simulated radiographs of head cases: random acquisitions and radiograph realism.
 
-Geometry is drawn first, as a pair of views that the network is told and a pair that really took the
-radiographs (they differ only where geometry errors are asked for). Line integrals are projected
-through the real ones; realism works on line integrals, where the physics is; tone and normalisation
-come last.
+Geometry is drawn first: for each radiograph the assumed view, which is the network's input, and the
+actual view, which takes the radiograph (they differ only where geometry errors are asked for). Line
+integrals are projected through the actual views; realism works on line integrals, where the physics
+is; tone and normalisation come last.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ class AcquisitionRanges:
         tilt: Largest rotation towards head or feet, degrees.
         offset: Largest distance by which the central ray misses the isocentre, along both
             detector axes, mm.
-        hidden_rotation: Largest rotation about each axis that the network is not told, degrees.
-        hidden_offset: Largest offset that it is not told, mm.
-        hidden_sod: Largest relative error of the SOD that it is told.
+        unmodelled_rotation: Largest rotation of the actual view against the assumed one about each
+            axis, degrees.
+        unmodelled_offset: Largest shift between them along each axis, mm.
+        unmodelled_sod: Largest relative error of the assumed SOD.
     """
 
     sod: tuple[float, float] = (750.0, 1600.0)
@@ -57,9 +58,9 @@ class AcquisitionRanges:
     rotation: float = 4.0
     tilt: float = 0.0
     offset: float = 8.0
-    hidden_rotation: float = 0.0
-    hidden_offset: float = 0.0
-    hidden_sod: float = 0.0
+    unmodelled_rotation: float = 0.0
+    unmodelled_offset: float = 0.0
+    unmodelled_sod: float = 0.0
 
     def draw(
         self, rng: np.random.RandomState, size: int, pixel_size: float
@@ -72,8 +73,8 @@ class AcquisitionRanges:
             pixel_size: Its pixel size at the isocentre, mm.
 
         Returns:
-            For the frontal and the lateral: the view the network is told, and the view that takes
-            the radiograph. Both are of the network's canonical image.
+            For the frontal and the lateral: the assumed and the actual view, both of the network's
+            canonical image.
         """
         views = []
         for choices in ((ViewPosition.AP, ViewPosition.PA), (ViewPosition.LL, ViewPosition.RL)):
@@ -85,7 +86,7 @@ class AcquisitionRanges:
             across = 0 if position.is_frontal else 1
             turn = turn @ rotation_about(across, rng.uniform(-self.tilt, self.tilt))
             pitch = pixel_size * sdd / sod
-            told = isocentric_view(
+            assumed = isocentric_view(
                 position,
                 sod=sod,
                 sdd=sdd,
@@ -94,48 +95,50 @@ class AcquisitionRanges:
                 rotation=turn,
                 offset=tuple(rng.uniform(-self.offset, self.offset, size=2)),
             ).canonical(pixel_size, size, position)
-            views.append((told, self._disturbed(told, rng)))
+            views.append((assumed, self._actual(assumed, rng)))
         return views
 
-    def _disturbed(self, told: View, rng: np.random.RandomState) -> View:
-        """The view that really took the radiograph, where the network is told a wrong one."""
-        if not (self.hidden_rotation or self.hidden_offset or self.hidden_sod):
-            return told
+    def _actual(self, assumed: View, rng: np.random.RandomState) -> View:
+        """Draw the view that takes the radiograph."""
+        if not (self.unmodelled_rotation or self.unmodelled_offset or self.unmodelled_sod):
+            return assumed
         turn = np.eye(3)
         for axis in range(3):
-            turn = rotation_about(axis, rng.uniform(-1, 1) * self.hidden_rotation) @ turn
-        shift = rng.uniform(-1, 1, size=3) * self.hidden_offset
-        nearer = told.beam * told.sod * rng.uniform(-1, 1) * self.hidden_sod
+            turn = rotation_about(axis, rng.uniform(-1, 1) * self.unmodelled_rotation) @ turn
+        shift = rng.uniform(-1, 1, size=3) * self.unmodelled_offset
+        nearer = assumed.beam * assumed.sod * rng.uniform(-1, 1) * self.unmodelled_sod
         return replace(
-            told,
-            source=turn @ (told.source + nearer) + shift,
-            centre=turn @ told.centre + shift,
-            column_vector=turn @ told.column_vector,
-            row_vector=turn @ told.row_vector,
+            assumed,
+            source=turn @ (assumed.source + nearer) + shift,
+            centre=turn @ assumed.centre + shift,
+            column_vector=turn @ assumed.column_vector,
+            row_vector=turn @ assumed.row_vector,
         )
 
 
 @dataclass(frozen=True)
 class GeometryError:
-    """A statement about the geometry that is wrong in a known way, for sensitivity tests.
+    """A known error of the assumed geometry, for sensitivity tests.
 
     Attributes:
-        sod: Relative error of the stated SOD; the SDD is right.
-        sdd: Relative error of the stated SDD; the SOD is right.
-        angle: Rotation of the lateral view about the vertical axis that is not stated, degrees.
+        sod: Relative error of the assumed SOD; the SDD is right.
+        sdd: Relative error of the assumed SDD; the SOD is right.
+        angle: Rotation of the actual lateral view about the vertical axis, degrees.
     """
 
     sod: float = 0.0
     sdd: float = 0.0
     angle: float = 0.0
 
-    def real(self, told: View, lateral: bool) -> View:
-        """The view that takes the radiograph where ``told`` is stated."""
-        beam = told.beam
-        shift = beam * (told.sod - told.sod / (1 + self.sod))
-        deeper = beam * (told.sdd / (1 + self.sdd) - told.sdd)
+    def actual(self, assumed: View, lateral: bool) -> View:
+        """Return the view that takes the radiograph where ``assumed`` is assumed."""
+        beam = assumed.beam
+        shift = beam * (assumed.sod - assumed.sod / (1 + self.sod))
+        deeper = beam * (assumed.sdd / (1 + self.sdd) - assumed.sdd)
         # the source is nearer by the error of the SOD, and the detector follows at its distance
-        view = replace(told, source=told.source + shift, centre=told.centre + shift + deeper)
+        view = replace(
+            assumed, source=assumed.source + shift, centre=assumed.centre + shift + deeper
+        )
         if not lateral or not self.angle:
             return view
         turn = rotation_about(2, self.angle)
@@ -152,7 +155,7 @@ class SimulateRadiographsd(Randomizable, Transform):
     """Draw an acquisition and project the head.
 
     Sets ``line_integrals`` ``(2, H, W)`` (frontal, lateral; dimensionless) and ``projection``
-    ``(2, 3, 4)`` (what the network is told, LPS mm to pixels).
+    ``(2, 3, 4)`` (of the assumed views, LPS mm to pixels).
 
     Args:
         ranges: Geometry to draw from.
@@ -162,8 +165,7 @@ class SimulateRadiographsd(Randomizable, Transform):
             same acquisition; for evaluation.
         stride: Project only every so many pixels and interpolate; 2 loses next to nothing on
             4 mm heads and is four times faster.
-        error: How the geometry that the network is told differs from the real one, beside what
-            the ranges hide.
+        error: Error of the assumed geometry, beside what the ranges leave unmodelled.
     """
 
     def __init__(
@@ -189,21 +191,21 @@ class SimulateRadiographsd(Randomizable, Transform):
         out = dict(data)
         rng = case_rng(str(out["case"])) if self.seed_by_case else self.R
         views = self.ranges.draw(rng, self.size, self.pixel_size)
-        told = torch.from_numpy(np.stack([told.matrix for told, _ in views]))
-        taken = [self.error.real(real, lateral=i == 1) for i, (_, real) in enumerate(views)]
-        real = torch.from_numpy(np.stack([view.matrix for view in taken]))
+        assumed = torch.from_numpy(np.stack([view.matrix for view, _ in views]))
+        taken = [self.error.actual(view, lateral=i == 1) for i, (_, view) in enumerate(views)]
+        actual = torch.from_numpy(np.stack([view.matrix for view in taken]))
         hu = out.get("warped_ct", out["ct"]).float()
         full, coarse = (self.size, self.size), (self.size // self.stride, self.size // self.stride)
         integrals = project_volume(
             attenuation(hu)[None],
             (out["pose"] @ out["affine"])[None],
-            (torch.from_numpy(resize_matrix(full, coarse)) @ real)[None],
+            (torch.from_numpy(resize_matrix(full, coarse)) @ actual)[None],
             coarse,
         )
         if self.stride > 1:
             integrals = F.interpolate(integrals, full, mode="bilinear", align_corners=False)
         out["line_integrals"] = integrals[0]
-        out["projection"] = told
+        out["projection"] = assumed
         return out
 
 

@@ -1,4 +1,4 @@
-"""Simulated radiographs: geometry that is told and taken, realism, normalisation."""
+"""Simulated radiographs: assumed and actual geometry, realism, normalisation."""
 
 from __future__ import annotations
 
@@ -83,18 +83,18 @@ def head() -> dict[str, Any]:
 
 def test_network_is_told_the_truth_unless_errors_are_asked_for() -> None:
     for pair in draws(AcquisitionRanges(tilt=3.0)):
-        for told, real in pair:
-            np.testing.assert_array_equal(told.matrix, real.matrix)
+        for assumed, real in pair:
+            np.testing.assert_array_equal(assumed.matrix, real.matrix)
 
 
 def test_drawn_geometry_stays_in_its_ranges_and_fills_them() -> None:
     ranges = AcquisitionRanges(
         sod=(800, 1200), detector_distance=(100, 200), rotation=5.0, tilt=0.0, offset=7.0
     )
-    told = [[view for view, _ in pair] for pair in draws(ranges, 150)]
+    assumed = [[view for view, _ in pair] for pair in draws(ranges, 150)]
     beams = set()
     for column, nominal in ((0, np.array([0, 1, 0])), (1, np.array([1, 0, 0]))):
-        views = [pair[column] for pair in told]
+        views = [pair[column] for pair in assumed]
         signs = [round(float(v.beam @ nominal)) for v in views]
         beams |= {(column, sign) for sign in signs}
         turns = [
@@ -134,43 +134,45 @@ def test_tilt_turns_the_beam_towards_head_or_feet(column: int) -> None:
     assert np.ptp(tilts) > 0.85 * 8.0
 
 
-def test_hidden_offset_moves_source_and_detector_together() -> None:
+def test_unmodelled_offset_moves_source_and_detector_together() -> None:
     shifts = []
-    for pair in draws(AcquisitionRanges(hidden_offset=2.0)):
-        for told, real in pair:
-            shift = real.source - told.source
-            np.testing.assert_allclose(real.centre - told.centre, shift, atol=1e-9)
-            np.testing.assert_allclose(real.beam, told.beam, atol=1e-12)
+    for pair in draws(AcquisitionRanges(unmodelled_offset=2.0)):
+        for assumed, real in pair:
+            shift = real.source - assumed.source
+            np.testing.assert_allclose(real.centre - assumed.centre, shift, atol=1e-9)
+            np.testing.assert_allclose(real.beam, assumed.beam, atol=1e-12)
             shifts.append(shift)
     assert 1.7 < np.abs(shifts).max() <= 2.0
     assert (np.abs(shifts).max(axis=1) > 0).all()
 
 
-def test_hidden_sod_moves_the_source_along_the_beam() -> None:
+def test_unmodelled_sod_moves_the_source_along_the_beam() -> None:
     errors = []
-    for pair in draws(AcquisitionRanges(hidden_sod=0.03)):
-        for told, real in pair:
-            np.testing.assert_array_equal(real.centre, told.centre)
-            np.testing.assert_allclose(np.cross(real.source - told.source, told.beam), 0, atol=1e-9)
-            errors.append(real.sod / told.sod - 1)
+    for pair in draws(AcquisitionRanges(unmodelled_sod=0.03)):
+        for assumed, real in pair:
+            np.testing.assert_array_equal(real.centre, assumed.centre)
+            np.testing.assert_allclose(
+                np.cross(real.source - assumed.source, assumed.beam), 0, atol=1e-9
+            )
+            errors.append(real.sod / assumed.sod - 1)
     assert 0.025 < np.abs(errors).max() <= 0.03 + 1e-12
     assert min(np.abs(errors)) > 0
 
 
-def test_hidden_rotation_turns_about_the_isocentre() -> None:
+def test_unmodelled_rotation_turns_about_the_isocentre() -> None:
     turned = []
-    for pair in draws(AcquisitionRanges(hidden_rotation=1.5)):
-        for told, real in pair:
-            assert np.linalg.norm(real.source) == pytest.approx(np.linalg.norm(told.source))
-            assert real.sdd == pytest.approx(told.sdd)
-            turned.append(angle_between(told, real))
+    for pair in draws(AcquisitionRanges(unmodelled_rotation=1.5)):
+        for assumed, real in pair:
+            assert np.linalg.norm(real.source) == pytest.approx(np.linalg.norm(assumed.source))
+            assert real.sdd == pytest.approx(assumed.sdd)
+            turned.append(angle_between(assumed, real))
     assert min(turned) > 0
     assert 1.0 < max(turned) <= math.sqrt(3) * 1.5
 
 
 def test_radiograph_is_taken_where_the_network_is_not_told() -> None:
     data = case_with_ball((32, 32, 32))
-    ranges = AcquisitionRanges(hidden_offset=6.0)
+    ranges = AcquisitionRanges(unmodelled_offset=6.0)
     misses = []
     for seed in range(6):
         transform = SimulateRadiographsd(ranges)
@@ -492,26 +494,26 @@ def test_image_carries_the_geometry_and_the_grid_of_its_case(
 
 @pytest.mark.parametrize("error", [0.1, -0.05])
 def test_a_wrong_sod_leaves_the_sdd_and_moves_source_and_detector(error: float) -> None:
-    for told, _ in draws(AcquisitionRanges(), 3)[0]:
-        real = GeometryError(sod=error).real(told, lateral=False)
-        assert told.sod == pytest.approx(real.sod * (1 + error))
-        assert real.sdd == pytest.approx(told.sdd)
-        np.testing.assert_allclose(real.beam, told.beam, atol=1e-12)
+    for assumed, _ in draws(AcquisitionRanges(), 3)[0]:
+        real = GeometryError(sod=error).actual(assumed, lateral=False)
+        assert assumed.sod == pytest.approx(real.sod * (1 + error))
+        assert real.sdd == pytest.approx(assumed.sdd)
+        np.testing.assert_allclose(real.beam, assumed.beam, atol=1e-12)
 
 
 def test_a_wrong_sdd_leaves_the_source() -> None:
-    for told, _ in draws(AcquisitionRanges(), 1)[0]:
-        real = GeometryError(sdd=0.1).real(told, lateral=True)
-        assert told.sdd == pytest.approx(real.sdd * 1.1)
-        np.testing.assert_array_equal(real.source, told.source)
+    for assumed, _ in draws(AcquisitionRanges(), 1)[0]:
+        real = GeometryError(sdd=0.1).actual(assumed, lateral=True)
+        assert assumed.sdd == pytest.approx(real.sdd * 1.1)
+        np.testing.assert_array_equal(real.source, assumed.source)
 
 
 def test_a_wrong_angle_turns_the_lateral_view_only() -> None:
     (frontal, _), (lateral, _) = draws(AcquisitionRanges(), 1)[0]
     error = GeometryError(angle=5.0)
-    same = error.real(frontal, lateral=False)
+    same = error.actual(frontal, lateral=False)
     np.testing.assert_allclose(same.matrix, frontal.matrix, rtol=1e-12, atol=1e-9)
-    turned = error.real(lateral, lateral=True)
+    turned = error.actual(lateral, lateral=True)
     assert angle_between(turned, lateral) == pytest.approx(5.0)
     assert turned.sod == pytest.approx(lateral.sod)
     assert turned.source[2] == pytest.approx(lateral.source[2])  # about the vertical axis
@@ -524,7 +526,7 @@ def test_a_wrong_sod_magnifies_the_shadow_and_not_the_statement() -> None:
         for e in (0.0, 0.2)
     )
     assert torch.equal(right["projection"], wrong["projection"])
-    # a source that is nearer than told magnifies by 1.2 about the shadow of the isocentre
+    # a source that is nearer than assumed magnifies by 1.2 about the shadow of the isocentre
     for view in (0, 1):
         origin = projected(right["projection"][view], (0.0, 0.0, 0.0))
         grown = shadow_centre(wrong["line_integrals"][view]) - origin

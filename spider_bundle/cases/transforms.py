@@ -4,7 +4,8 @@ Heads are moved by a pose matrix (case LPS to world LPS) and never resampled for
 the exact values of their own voxels. Keys of the dictionaries: ``ct`` (HU, ``(X, Y, Z)``),
 ``structure`` (labels), ``ambiguous``, ``measured``, ``affine`` (index to LPS, ``(4, 4)``), ``pose``
 (``(4, 4)``), ``warped_ct`` and ``displacement`` after a deformation, and for training ``points``
-(``(P, 3)``, world LPS mm) and ``label`` (the packed targets of :mod:`spider_bundle.losses`).
+(``(P, 3)``, world LPS mm) and ``label`` (the packed targets of
+:mod:`spider_bundle.training.losses`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from spider_bundle.cases.case import load_case
 from spider_bundle.geometry import rotation_about
 from spider_bundle.intensity import normalise_hu
 from spider_bundle.labels import BONES, Label
-from spider_bundle.losses import pack_targets
+from spider_bundle.training.losses import pack_targets
 
 Data = dict[Hashable, Any]
 

@@ -1,4 +1,4 @@
-"""What happens when the geometry or the tone of the radiographs is not what the network is told."""
+"""What wrong geometry or an unusual tone of the radiographs costs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,38 @@ from spider_bundle.evaluation.methods import Item, Method
 from spider_bundle.evaluation.tables import mean_scores, write_scores, write_sensitivity
 from spider_bundle.simulation import NormaliseRadiographsd, SimulateRadiographsd, ToneCurved
 
+Settings = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+SETTINGS: Settings = {
+    "nothing wrong (V1)": {},
+    "SOD stated 10 % too short": {"error": {"sod": -0.1}},
+    "SOD stated 5 % too short": {"error": {"sod": -0.05}},
+    "SOD stated 5 % too long": {"error": {"sod": 0.05}},
+    "SOD stated 10 % too long": {"error": {"sod": 0.1}},
+    "SDD stated 10 % too short": {"error": {"sdd": -0.1}},
+    "SDD stated 5 % too short": {"error": {"sdd": -0.05}},
+    "SDD stated 5 % too long": {"error": {"sdd": 0.05}},
+    "SDD stated 10 % too long": {"error": {"sdd": 0.1}},
+    "lateral turned by 1 degree": {"error": {"angle": 1.0}},
+    "lateral turned by 2 degrees": {"error": {"angle": 2.0}},
+    "lateral turned by 5 degrees": {"error": {"angle": 5.0}},
+    "lateral turned by 10 degrees": {"error": {"angle": 10.0}},
+    "tone: power 0.6": {"tone": {"gamma": 0.6}},
+    "tone: power 1.6": {"tone": {"gamma": 1.6}},
+    "tone: sigmoid of slope 5": {"tone": {"slope": 5.0}},
+    "tone: sigmoid of slope 8": {"tone": {"slope": 8.0}},
+}
+"""By title what is wrong: ``error`` (:class:`~spider_bundle.simulation.GeometryError`) and ``tone``
+(:class:`~spider_bundle.simulation.ToneCurved`), each by its arguments."""
+
 
 def sensitivity(
     data: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Mapping[str, Mapping[str, float]]],
     method: Method,
     output_dir: str | Path,
-    image_size: int = 256,
-    pixel_size: float = 1.2,
+    image_size: int,
+    pixel_size: float,
+    settings: Settings = SETTINGS,
 ) -> dict[str, dict[str, float]]:
     """Score a method on protocol V1 with one thing wrong at a time.
 
@@ -29,13 +53,11 @@ def sensitivity(
 
     Args:
         data: Datalist entries of the cases.
-        settings: By title what is wrong: ``error``
-            (:class:`~spider_bundle.simulation.GeometryError`) and ``tone``
-            (:class:`~spider_bundle.simulation.ToneCurved`), each by its arguments.
         method: The method.
         output_dir: Folder to write to, created if absent.
         image_size: Rows and columns of the network's image.
         pixel_size: Its pixel size at the isocentre, mm.
+        settings: What is wrong; the first is the one that the others are compared with.
 
     Returns:
         Mean scores by title.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from spider_bundle.evaluation.statistics import mean_interval, paired_difference
+from spider_bundle.evaluation.bootstrap import mean_interval, paired_difference
 from spider_bundle.files import atomic_path
 
 _STRUCTURES = {

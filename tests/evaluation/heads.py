@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spider_bundle.evaluation.examples import Simulator
+from spider_bundle.evaluation.baselines.training_examples import Simulator
 from spider_bundle.geometry import Grid
 from spider_bundle.simulation import NormaliseRadiographsd, SimulateRadiographsd
 

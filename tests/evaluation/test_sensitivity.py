@@ -39,7 +39,7 @@ def test_every_setting_is_scored_on_every_head(tmp_path: Path) -> None:
         "nearer": {"error": {"sod": 0.2}},
         "toned": {"tone": {"gamma": 1.5}},
     }
-    means = sensitivity(heads, settings, Method(), tmp_path, image_size=64, pixel_size=4.8)
+    means = sensitivity(heads, Method(), tmp_path, 64, 4.8, settings)
     assert list(means) == list(settings)
     right, nearer, toned = np.reshape(seen, (3, 2))
     assert (nearer > 1.1 * right).all()  # magnified

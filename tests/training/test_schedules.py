@@ -9,7 +9,7 @@ import torch
 from monai.optimizers import WarmupCosineSchedule
 from torch.optim.lr_scheduler import LRScheduler
 
-from spider_bundle.schedules import WarmupCosineRestarts
+from spider_bundle.training.schedules import WarmupCosineRestarts
 
 HIGHEST = 0.01
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from spider_bundle.losses import JointLoss, pack_targets
+from spider_bundle.training.losses import JointLoss, pack_targets
 
 K = 6
 

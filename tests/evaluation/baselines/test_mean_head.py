@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 
 from spider_bundle.cases.transforms import LoadHeadCased
-from spider_bundle.evaluation.baselines import MeanHead, mean_head
+from spider_bundle.evaluation.baselines.mean_head import MeanHead
 from spider_bundle.evaluation.comparison import score_method
-from spider_bundle.evaluation.methods import Item
+from spider_bundle.evaluation.methods import Item, Reconstruction
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
+
+GRID = Grid.from_ras(np.diag([4.0, 4.0, 4.0, 1.0]), (40, 40, 40))
 
 
 def write_case(folder: Path, name: str, bone_hu: float) -> dict[str, str]:
@@ -27,10 +30,23 @@ def write_case(folder: Path, name: str, bone_hu: float) -> dict[str, str]:
     return {"case": name, "ct": str(folder / f"{name}.nii.gz")}
 
 
+def item_on(grid: Grid, shift: float = 0.0) -> Item:
+    """What the mean looks at of an item: its grid and its pose."""
+    pose = np.eye(4)
+    pose[0, 3] = shift
+    return {"ct": np.zeros(grid.shape), "affine": grid.affine, "pose": pose}
+
+
+def mean_of(entries: Sequence[dict[str, str]]) -> Reconstruction:
+    """The mean on the grid of the cases."""
+    return MeanHead(entries)(item_on(GRID))
+
+
 def test_mean_is_the_mean_within_the_window(tmp_path: Path) -> None:
     entries = [write_case(tmp_path, "a", 800.0), write_case(tmp_path, "b", 3000.0)]
-    hu, labels = mean_head(entries)
-    assert hu[19, 19, 19] == (800 + 2000) / 2
+    mean = mean_of(entries)
+    hu, labels = mean.hu, mean.labels
+    assert hu[19, 19, 19] == pytest.approx((800 + 2000) / 2, abs=0.01)
     assert hu[0, 0, 0] == -1000
     assert labels[19, 19, 19] == Label.BONE
     assert labels[0, 0, 0] == Label.BACKGROUND
@@ -49,23 +65,13 @@ def test_a_known_error_gives_a_known_score(tmp_path: Path) -> None:
 
 def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(ValueError, match="no cases"):
-        mean_head([])
-
-
-def item_on(grid: Grid, shift: float = 0.0) -> Item:
-    """What the mean looks at of an item: its grid and its pose."""
-    pose = np.eye(4)
-    pose[0, 3] = shift
-    return {"ct": np.zeros(grid.shape), "affine": grid.affine, "pose": pose}
+        mean_of([])
 
 
 def test_the_mean_is_read_on_any_grid(tmp_path: Path) -> None:
     method = MeanHead([write_case(tmp_path, "a", 800.0), write_case(tmp_path, "b", 1100.0)])
-    hu, labels = mean_head(method.training)
-    grid = Grid.from_ras(np.diag([4.0, 4.0, 4.0, 1.0]), (40, 40, 40))
-    same = method(item_on(grid))
-    np.testing.assert_allclose(same.hu, hu, atol=0.01)
-    assert np.array_equal(same.labels, labels)
+    hu = method(item_on(GRID)).hu
+    assert hu[19, 19, 19] == pytest.approx(950, abs=0.01)
     # every other voxel of a grid of half the spacing lies on a voxel of the mean
     fine = Grid.from_ras(np.diag([2.0, 2.0, 2.0, 1.0]), (79, 79, 79))
     finer = method(item_on(fine))
@@ -74,13 +80,13 @@ def test_the_mean_is_read_on_any_grid(tmp_path: Path) -> None:
     np.testing.assert_allclose(finer.hu[1::2, ::2, ::2], middle, atol=0.01)
 
 
-def test_the_mean_misses_a_moved_head_unless_it_is_told(tmp_path: Path) -> None:
+def test_the_mean_misses_a_moved_head_unless_its_pose_is_known(tmp_path: Path) -> None:
     entry = write_case(tmp_path, "a", 800.0)
-    hu, labels = mean_head([entry])
-    grid = Grid.from_ras(np.diag([4.0, 4.0, 4.0, 1.0]), (40, 40, 40))
-    moved = item_on(grid, shift=8.0)  # two voxels towards the left; the axis runs to the right
+    mean = mean_of([entry])
+    hu, labels = mean.hu, mean.labels
+    moved = item_on(GRID, shift=8.0)  # two voxels towards the left; the axis runs to the right
     missed = MeanHead([entry])(moved)
     np.testing.assert_allclose(missed.hu[2:], hu[:-2], atol=0.01)
     assert np.array_equal(missed.labels[2:], labels[:-2])
-    told = MeanHead([entry], told_pose=True)(moved)
-    np.testing.assert_allclose(told.hu, hu, atol=0.01)
+    known = MeanHead([entry], known_pose=True)(moved)
+    np.testing.assert_allclose(known.hu, hu, atol=0.01)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.evaluation.examples import Simulator
+from spider_bundle.evaluation.baselines.nearest_head import NearestHead
+from spider_bundle.evaluation.baselines.training_examples import Simulator
 from spider_bundle.evaluation.methods import Reconstruction
-from spider_bundle.evaluation.retrieval import NearestHead
 from spider_bundle.labels import Label
 from tests.evaluation.heads import GRID, IMAGE, radiographed, write_head
 

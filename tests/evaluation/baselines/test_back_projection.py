@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.evaluation.back_projection import BackProjection, smear
+from spider_bundle.evaluation.baselines.back_projection import BackProjection, smear
 from spider_bundle.labels import Label
 from tests.evaluation.heads import GRID, IMAGE, radiographed, write_head
 

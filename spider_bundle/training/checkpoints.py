@@ -1,15 +1,9 @@
-"""What a training needs beside MONAI: a checkpoint that survives interruptions, several processes.
-
-Under ``torchrun`` every process trains a copy of the network on its own device and on its own share
-of the cases; ``DistributedDataParallel`` averages their gradients.
-"""
+"""A checkpoint with which a training survives interruptions."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sized
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,91 +14,12 @@ from monai.data.utils import set_rnd
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data.distributed import DistributedSampler
 
 from spider_bundle.files import atomic_path
-from spider_bundle.resources import available_cores
+from spider_bundle.training.processes import process_rank
 from spider_bundle.weights import save_weights
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE = timedelta(hours=2)
-"""How long the other processes wait while the first one validates."""
-_MOST_WORKERS = 8
-
-
-def process_rank() -> int:
-    """Number of this process among those that train together; 0 where it trains alone."""
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-
-
-def join_processes(device: torch.device | str) -> None:
-    """Let the processes that ``torchrun`` started find each other.
-
-    Args:
-        device: Device of this process; NCCL connects CUDA devices, Gloo everything else.
-
-    Raises:
-        ValueError: The process was not started by ``torchrun``.
-    """
-    device = torch.device(device)
-    on_cuda = device.type == "cuda"
-    if on_cuda:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_PATIENCE)
-
-
-def leave_processes() -> None:
-    """Wait until all processes are done, then part."""
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def loading_workers(device: torch.device | str) -> int:
-    """Number of processes that prepare the cases of one training process.
-
-    None on a CPU, where they would take the cores from the network. On CUDA one per core, at most
-    8, where the training processes of the machine (``LOCAL_WORLD_SIZE``) share the cores.
-    """
-    if torch.device(device).type != "cuda":
-        return 0
-    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MOST_WORKERS, available_cores() // trainings))
-
-
-class SharedRandomSampler(DistributedSampler):
-    """Draw cases with replacement, for several training processes.
-
-    All processes make the same draw, which depends on seed and epoch alone, and each takes every
-    n-th case of it. MONAI's trainer sets the epoch.
-
-    Args:
-        dataset: The cases to draw from.
-        num_samples: Cases of one process per epoch.
-        num_replicas: Number of processes; those of the process group if not given.
-        rank: Number of this process; that in the process group if not given.
-        seed: Seed of the draws.
-    """
-
-    def __init__(
-        self,
-        dataset: Sized,
-        num_samples: int,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, seed=seed)  # type: ignore[arg-type]
-        self.cases = len(dataset)
-        self.num_samples = num_samples
-
-    def __iter__(self) -> Iterator[int]:
-        """Indices of this process's cases in the current epoch."""
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.randint(
-            self.cases, (self.num_samples, self.num_replicas), generator=generator
-        )
-        return iter(drawn[:, self.rank].tolist())
 
 
 class ResumableCheckpoint:

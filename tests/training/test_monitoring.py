@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch import nn
 
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
-from spider_bundle.losses import JointLoss, pack_targets
-from spider_bundle.monitoring import TrainingCurves, open_summary, slice_picture
+from spider_bundle.training.losses import JointLoss, pack_targets
+from spider_bundle.training.monitoring import TrainingCurves, open_summary, slice_picture
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 TRAINING: dict[str, Any] = {
@@ -98,7 +99,7 @@ def test_without_tensorboard_the_log_says_so(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with caplog.at_level(logging.WARNING, logger="spider_bundle"):
         assert open_summary(tmp_path) is None
-    assert [record.name for record in caplog.records] == ["spider_bundle.monitoring"]
+    assert [record.name for record in caplog.records] == ["spider_bundle.training.monitoring"]
     assert not list(tmp_path.iterdir())
 
 
@@ -136,7 +137,7 @@ def test_tensorboard_can_be_switched_off(tmp_path: Path, wanted: bool) -> None:
 @pytest.mark.slow
 def test_tensorboard_shows_curves_scores_and_slices(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(tmp_path, **{"train::handlers::5::iteration_log": 1, "restarts": []})
+    train(tmp_path, **{"train::curves::iteration_log": 1, "restarts": []})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     curves = ("loss", "l1", "mse", "cross_entropy", "dice", "learning_rate")
@@ -181,14 +182,14 @@ def test_mlflow_tracks_training_and_evaluation(tmp_path: Path) -> None:
     assert 0 < found.data.metrics["psnr_db"] < 60
     # the config that ran is kept with the run
     assert any(f.path.startswith("config_") for f in client.list_artifacts(found.info.run_id))
-    rows = [{"case": "a", "psnr_db": 26.0}, {"case": "b", "psnr_db": 28.0}]
-    values = {**TRAINING, "v1::comparison": {"SPIDER": rows}, "run": ["$@evaluator"]}
     run(
         "evaluation",
         config_file=["configs/train.json", "configs/evaluate.json"],
+        weights=str(training / "model.pt"),
         output_dir=str(evaluation),
         tracking="mlflow",
-        **values,
+        **TRAINING,
     )
     _, found = the_run(evaluation)
-    assert found.data.metrics["psnr_db"] == 27.0
+    scores = json.loads((evaluation / "scores.json").read_text())
+    assert found.data.metrics["psnr_db"] == pytest.approx(scores["mean"]["psnr_db"])

@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
-from spider_bundle.evaluation.examples import Entry, Simulator
+from spider_bundle.evaluation.baselines.training_examples import Entry, Simulator
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 from spider_bundle.geometry import project_points
 from spider_bundle.intensity import HU_WINDOW

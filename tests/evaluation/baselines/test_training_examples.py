@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.evaluation.examples import (
+from spider_bundle.evaluation.baselines.training_examples import (
     Simulator,
     common_grid,
     one_hot,

@@ -11,7 +11,12 @@ import numpy.typing as npt
 
 from spider_bundle.arrays import FloatArray
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
-from spider_bundle.evaluation.examples import Entry, Simulator, common_grid, resampled
+from spider_bundle.evaluation.baselines.training_examples import (
+    Entry,
+    Simulator,
+    common_grid,
+    resampled,
+)
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import denormalise_hu, normalise_hu

@@ -15,7 +15,7 @@ from monai.optimizers import WarmupCosineSchedule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from spider_bundle.training import ResumableCheckpoint
+from spider_bundle.training.checkpoints import ResumableCheckpoint
 
 EPOCHS = 4
 ITERATIONS = 3

@@ -1,4 +1,4 @@
-"""What TensorBoard and MLflow show: terms of the loss, slices of validation cases, scores.
+"""What TensorBoard and MLflow show: terms of the loss, slices of validation cases.
 
 TensorBoard is optional (extra ``train``) and imported only where a writer is opened.
 """
@@ -16,12 +16,11 @@ import torch
 from ignite.engine import Engine, Events
 from torch.nn import functional as F
 
-from spider_bundle.evaluation.tables import mean_scores
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import denormalise_hu
-from spider_bundle.losses import JointLoss
 from spider_bundle.outputs.preview import PLANES, render_plane
-from spider_bundle.training import process_rank
+from spider_bundle.training.losses import JointLoss
+from spider_bundle.training.processes import process_rank
 
 _log = logging.getLogger(__name__)
 
@@ -115,24 +114,6 @@ class SliceImages:
             tag = f"validation/case_{self.shown}"
             self.writer.add_image(tag, picture, engine.state.epoch, dataformats="HWC")
         self.writer.flush()
-
-
-def report_scores(rows: Sequence[Mapping[str, Any]], handlers: Sequence[Any]) -> None:
-    """Give the mean scores of an evaluation to handlers, as an evaluator's metrics.
-
-    ``--tracking mlflow`` appends its handler to the ``handlers`` of the evaluation's config.
-
-    Args:
-        rows: Scores of each case, with the case's name as ``case``.
-        handlers: Ignite handlers that look at ``engine.state.metrics`` when an epoch is completed.
-    """
-    engine = Engine(lambda *_: None)
-    engine.add_event_handler(
-        Events.EPOCH_COMPLETED, lambda: engine.state.metrics.update(mean_scores(rows))
-    )
-    for handler in handlers:
-        handler.attach(engine)
-    engine.run([None], max_epochs=1)
 
 
 def slice_picture(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from spider_bundle.training import SharedRandomSampler, loading_workers
+from spider_bundle.training.sampling import SharedRandomSampler, loading_workers
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 ITERATIONS = 2
@@ -88,7 +88,7 @@ class Processes:
         values = {**SETTINGS, "epochs": epochs, "ckpt_dir": str(self.folder / "run")}
         command = [
             *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run"),
-            *("--standalone", "--nproc-per-node", "2", "tests/training_process.py"),
+            *("--standalone", "--nproc-per-node", "2", "tests/training/training_process.py"),
             *(str(self.folder), json.dumps(values)),
         ]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from spider_bundle.evaluation.baselines import MeanHead
+from spider_bundle.evaluation.baselines.mean_head import MeanHead
+from spider_bundle.evaluation.baselines.ridge import PENALTIES, RidgeHead, fit_ridge
 from spider_bundle.evaluation.metrics import mae
-from spider_bundle.evaluation.regression import PENALTIES, RidgeHead, fit_ridge
 from spider_bundle.labels import Label
 from tests.evaluation.heads import GRID, IMAGE, radiographed, write_head
 

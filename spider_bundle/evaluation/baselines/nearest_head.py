@@ -12,7 +12,12 @@ from scipy import fft
 
 from spider_bundle.cases.case import load_case
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
-from spider_bundle.evaluation.examples import Entry, Simulator, one_hot, resampled
+from spider_bundle.evaluation.baselines.training_examples import (
+    Entry,
+    Simulator,
+    one_hot,
+    resampled,
+)
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
 
 

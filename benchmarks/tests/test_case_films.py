@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.case_films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import HeadCase, load_case, phantom_case
 from spider_bundle.cases.datalist import openkbp_datalist
+from spider_bundle.cases.transforms import LoadHeadCased
 from spider_bundle.dicom.studies import find_studies
-from spider_bundle.evaluation.baselines import mean_head
-from spider_bundle.evaluation.films import case_grid_overrides, score_files, write_case_films
-from spider_bundle.evaluation.metrics import score_case
+from spider_bundle.evaluation.baselines.mean_head import MeanHead
+from spider_bundle.evaluation.comparison import score_method
 from spider_bundle.geometry import Grid
 from spider_bundle.outputs.nifti import write_ct, write_labels
 from tests.films import read_pair
@@ -54,7 +55,7 @@ def test_perfect_files_score_perfectly(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_heads_from_files_beat_the_mean_head(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "heads" / "openkbp_4mm"
-    hu, labels = mean_head(openkbp_datalist(folder, "training"))
+    mean_head = MeanHead(openkbp_datalist(folder, "training"))
     for entry in openkbp_datalist(folder, "validation")[:2]:
         case = load_case(entry)
         work = tmp_path / entry["case"]
@@ -67,7 +68,7 @@ def test_real_heads_from_files_beat_the_mean_head(tmp_path: Path, shared_data: P
         inference_workflow(overrides).run()
         (report,) = (work / "out").glob("*/report.json")
         scores = score_files(report.parent, case)
-        mean = score_case(hu, labels, case.hu, case.structure, case.measured, case.grid.spacing)
+        (mean,) = score_method(mean_head, [LoadHeadCased()(entry)], surfaces=False)
         assert scores["psnr_db"] is not None
         assert mean["psnr_db"] is not None
         assert scores["psnr_db"] > mean["psnr_db"] + 1

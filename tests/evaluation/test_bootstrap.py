@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from spider_bundle.evaluation.statistics import mean_interval, paired_difference
+from spider_bundle.evaluation.bootstrap import mean_interval, paired_difference
 
 
 def test_interval_is_near_that_of_the_normal_distribution() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from spider_bundle.evaluation.publish import publish_metadata, publish_tables
+from benchmarks.publish import publish_metadata, publish_tables
 
 PAGE = """# Results
 

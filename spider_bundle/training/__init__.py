@@ -1,0 +1,1 @@
+"""What a training needs beside MONAI: losses, schedules, checkpoints, monitoring, sampling."""
