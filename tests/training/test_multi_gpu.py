@@ -64,7 +64,7 @@ def test_draws_are_uniform_with_replacement() -> None:
 
 
 def test_loading_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spider_bundle.training.available_cores", lambda: 24)
+    monkeypatch.setattr("spider_bundle.training.sampling.available_cores", lambda: 24)
     assert loading_workers("cpu") == 0
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert loading_workers("cuda") == 8
