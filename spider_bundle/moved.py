@@ -10,12 +10,12 @@ from types import MappingProxyType
 #: Present place of each module of release 0.5 that has moved; what is inside moved with it.
 MOVED: Mapping[str, str] = MappingProxyType(
     {
-        "spider_bundle.evaluation.back_projection": "spider_bundle.evaluation.baselines.back_projection",
+        "spider_bundle.evaluation.back_projection": "spider_bundle.evaluation.baselines",
         "spider_bundle.evaluation.examples": "spider_bundle.evaluation.baselines.training_examples",
         "spider_bundle.evaluation.films": "benchmarks.case_films",
         "spider_bundle.evaluation.publish": "benchmarks.publish",
-        "spider_bundle.evaluation.regression": "spider_bundle.evaluation.baselines.ridge",
-        "spider_bundle.evaluation.retrieval": "spider_bundle.evaluation.baselines.nearest_head",
+        "spider_bundle.evaluation.regression": "spider_bundle.evaluation.baselines",
+        "spider_bundle.evaluation.retrieval": "spider_bundle.evaluation.baselines",
         "spider_bundle.evaluation.statistics": "spider_bundle.evaluation.bootstrap",
         "spider_bundle.losses": "spider_bundle.training.losses",
         "spider_bundle.monitoring": "spider_bundle.training.monitoring",
