@@ -341,7 +341,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.INPUT_UNREADABLE: Info(
             "a file or folder of the input cannot be read",
-            "give the user of the batch the right to read it, see to the disk or mount, and run "
+            "give the user of the batch permission to read it, check the disk or mount, and run "
             "again",
         ),
         Code.NO_SPACE_TO_UNPACK: Info(
@@ -356,7 +356,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         # runs
         Code.WRITE_FAILED: Info(
             "a result could not be written",
-            "see to the space and the rights of the output folder and run again",
+            "check free space and permissions of the output folder and run again",
         ),
         Code.RUN_FAILED: Info(
             "the worker process could not start, or the run failed unexpectedly",
@@ -450,11 +450,11 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.INVALID_OBJECT: Info(
             "an object cannot be read, or is not the announced one; it was refused (C000, A900)",
-            "have the sender's export looked at",
+            "check the export settings of the sender",
         ),
         Code.SPOOL_WRITE_FAILED: Info(
             "an object could not be written; it was refused (A700)",
-            "see to the space and the rights of the spool; the sender then sends again",
+            "check free space and permissions of the spool; the sender then sends again",
         ),
         Code.CALLER_REJECTED: Info(
             "an association was rejected: unknown caller, wrong called title, or too many",

@@ -23,7 +23,7 @@ def export(
         from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
         chosen = Part(part)
-    action = "see to the space and the rights of its folder and export again"
+    action = "check free space and permissions of its folder and export again"
     with bad_usage(MissingExtraError), written("the file could not be written", action):
         export_bundle(output, chosen, weights=weights, root=bundle_root)
     typer.echo(f"{chosen.value} written to {output}")

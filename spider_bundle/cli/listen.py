@@ -57,7 +57,7 @@ def listen(
             bad_usage(SpiderError),
             written(
                 "the spool cannot be used",
-                "see to the space and the rights of its folder and start again; what is stored "
+                "check free space and permissions of its folder and start again; what is stored "
                 "stays",
             ),
         ):

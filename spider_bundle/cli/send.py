@@ -65,7 +65,7 @@ def deliver(
     try:
         with written(
             "what was sent cannot be recorded",
-            "see to the space and the rights of the results' folder and run again",
+            "check free space and permissions of the results' folder and run again",
         ):
             outcome = send_results(results, Peer.parse(to), calling_ae, retry=RetryPolicy(*retry))
     except SpiderError as error:
