@@ -47,14 +47,14 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from spider_bundle.batch.codes import BatchCode
-from spider_bundle.batch.intake import EXAMINERS, Intake
+from spider_bundle.batch.finder import SANDBOX_MODULES, StudyFinder
 from spider_bundle.batch.sandbox import Sandbox, limit_memory
 from spider_bundle.dicom.errors import RadiographError
 from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.studies import find_studies
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.dicom.write import SyntheticIdentity, write_cr, write_dx
+from spider_bundle.errors import Code
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
 
 CANARY = "CANARY^NAME"
@@ -766,7 +766,7 @@ def _check_messages(messages: list[str]) -> None:
             raise DefectError("a message without bounds")
 
 
-def read_input(source: Path, child: Sandbox) -> str:
+def read_input(source: Path, sandbox: Sandbox) -> str:
     """Find the studies of an archive or a medium: ``read``, or codes of the refusals.
 
     Raises:
@@ -775,8 +775,7 @@ def read_input(source: Path, child: Sandbox) -> str:
     parent = source.parent.parent if source.is_file() else source.parent
     with tempfile.TemporaryDirectory(dir=parent) as workspace:
         before = sorted(p.name for p in parent.iterdir())
-        intake = Intake(source, Path(workspace), KEY, child=child)
-        found = intake.find()
+        found = StudyFinder(source, Path(workspace), KEY, sandbox=sandbox).find()
         names = [p.name for p in Path(workspace).rglob("*") if p.is_file()]
         if not all(name.isdigit() for name in names):
             raise DefectError("a name out of the archive was used")
@@ -787,13 +786,13 @@ def read_input(source: Path, child: Sandbox) -> str:
             raise DefectError("a file outside of the medium was read")
     _check_messages([fact["message"] for r in found.refusals for fact in r.findings])
     codes = sorted({code for refusal in found.refusals for code in refusal.codes})
-    if BatchCode.A04 in codes:
+    if Code.FILE_NOT_EXAMINED in codes:
         raise DefectError("the process that reads headers hung, died or failed")
     return "read" if found.jobs else f"refused {'+'.join(codes) or 'as no study'}"
 
 
 def run_case(
-    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], child: Sandbox
+    number: int, seed: int, pairs: list[tuple[str, Pair]], reals: list[bytes], sandbox: Sandbox
 ) -> tuple[str, str]:
     """Outcome of a case and what it is."""
     with tempfile.TemporaryDirectory() as parent:
@@ -802,7 +801,7 @@ def run_case(
         case = make_case(number, seed, pairs, reals, folder)
         try:
             if case.source:
-                return read_input(case.source, child), case.what
+                return read_input(case.source, sandbox), case.what
             return read_case(folder, case.overrides), case.what
         except KeyboardInterrupt:
             raise
@@ -817,18 +816,18 @@ def run_case(
 def work(connection: Connection, seed: int, extra: int) -> None:
     """Run the cases that the connection names until it says None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pairs, reals, child = sound_pairs(), real_files(), Sandbox(EXAMINERS, extra)
-    run_case(-1, seed, pairs, reals, child)  # loads what is loaded late
+    pairs, reals, sandbox = sound_pairs(), real_files(), Sandbox(SANDBOX_MODULES, extra)
+    run_case(-1, seed, pairs, reals, sandbox)  # loads what is loaded late
     limit_memory(extra)
     connection.send(None)
     try:
         while (number := connection.recv()) is not None:
             before = time.process_time()
-            outcome = run_case(number, seed, pairs, reals, child)
+            outcome = run_case(number, seed, pairs, reals, sandbox)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             connection.send((*outcome, peak, time.process_time() - before))
     finally:
-        child.close()
+        sandbox.close()
 
 
 @dataclass
@@ -850,13 +849,13 @@ def main() -> None:
         (folder / "in").mkdir()
         case = make_case(options.only, options.seed, pairs, reals, folder / "in")
         print(case, folder)
-        child = Sandbox(EXAMINERS)
+        sandbox = Sandbox(SANDBOX_MODULES)
         done = (
-            read_input(case.source, child)
+            read_input(case.source, sandbox)
             if case.source
             else read_case(folder / "in", case.overrides)
         )
-        child.close()
+        sandbox.close()
         print(done)
         return
     start = time.monotonic()

@@ -50,7 +50,6 @@ class Code(StrEnum):
     # input files and archives
     ARCHIVE_UNREADABLE = "A01"
     ARCHIVE_EXCEEDS_LIMITS = "A02"
-    DICOMDIR_UNREADABLE = "A03"
     FILE_NOT_EXAMINED = "A04"
     INPUT_UNREADABLE = "A05"
     NO_SPACE_TO_UNPACK = "A06"
@@ -127,7 +126,6 @@ class Code(StrEnum):
     E24 = "E24"
     A01 = "A01"
     A02 = "A02"
-    A03 = "A03"
     A04 = "A04"
     A05 = "A05"
     A06 = "A06"
@@ -330,10 +328,6 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         Code.ARCHIVE_EXCEEDS_LIMITS: Info(
             "a zip archive exceeds the limits on members, size or compression",
             "unpack it yourself if you trust it, and put the files into the input folder",
-        ),
-        Code.DICOMDIR_UNREADABLE: Info(
-            "a DICOMDIR cannot be read, or names files that are not there",
-            "copy the whole medium again, or name its folder instead of the DICOMDIR",
         ),
         Code.FILE_NOT_EXAMINED: Info(
             "a file took too long to examine, or the process that examined it died or failed",

@@ -18,7 +18,7 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from pydantic import BaseModel
 
 from docs import tables
-from spider_bundle.batch.manifest import Entry, State
+from spider_bundle.batch.records import Entry, State
 from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
@@ -213,7 +213,7 @@ def test_batch_is_described_as_it_is() -> None:
     own = {
         option for row in first_table(section(page, "## Options")) for option in options_of(row[0])
     }
-    named = set(options_of(section(page, "## Options").partition("as a MONAI bundle")[0]))
+    named = set(options_of(section(page, "## Options").partition("And in Python")[0]))
     assert own <= named == spider_options("batch") - {"help", "source", "output"}
     exits = [int(row[0]) for row in first_table(section(page, "## Exit codes"))]
     assert exits == [0, EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED, EXIT_UNFINISHED]

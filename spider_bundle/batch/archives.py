@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from spider_bundle.batch.codes import BatchCode, BatchError
+from spider_bundle.errors import Code, SpiderError
 
 _MAGIC = b"PK\x03\x04"
 _BLOCK = 1 << 20
@@ -67,7 +67,7 @@ def unpack(
         reserve: Bytes of the folder's disk that must stay free.
 
     Raises:
-        BatchError: A01, the archive is damaged or encrypted; A02, it exceeds the limits; A06, the
+        SpiderError: A01, the archive is damaged or encrypted; A02, it exceeds the limits; A06, the
             disk has no room for it. Files may have been unpacked by then.
         OSError: The archive cannot be read, or the files cannot be written.
     """
@@ -81,19 +81,21 @@ def unpack(
         # not is_dir(), which trips over an empty name
         members = [member for member in source.infolist() if not member.filename.endswith("/")]
         if len(members) > allowed.members:
-            raise BatchError(BatchCode.A02, f"the archive has {len(members)} files")
+            raise SpiderError(Code.ARCHIVE_EXCEEDS_LIMITS, f"the archive has {len(members)} files")
         declared = sum(member.file_size for member in members)
         if declared > allowed.total_bytes:
-            raise BatchError(BatchCode.A02, "the archive declares too many bytes")
+            raise SpiderError(Code.ARCHIVE_EXCEEDS_LIMITS, "the archive declares too many bytes")
         if shutil.disk_usage(folder).free < declared + reserve:
-            raise BatchError(BatchCode.A06)
+            raise SpiderError(Code.NO_SPACE_TO_UNPACK)
         total = 0
         for number, member in enumerate(members, 1):
             if member.flag_bits & _ENCRYPTED:
-                raise BatchError(BatchCode.A01, "the archive is encrypted")
+                raise SpiderError(Code.ARCHIVE_UNREADABLE, "the archive is encrypted")
             # the other decompressors give all they have at once, however much it is
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise BatchError(BatchCode.A01, "the archive is not compressed by deflate")
+                raise SpiderError(
+                    Code.ARCHIVE_UNREADABLE, "the archive is not compressed by deflate"
+                )
             target = folder / f"{number:06d}"
             with target.open("xb") as stream:
                 most = min(allowed.member_bytes, allowed.total_bytes - total)
@@ -104,18 +106,18 @@ def _check_directory(archive: Path) -> None:
     """Refuse a table of contents that would fill the memory.
 
     Raises:
-        BatchError: A01 or A02.
+        SpiderError: A01 or A02.
     """
     with archive.open("rb") as stream:
         stream.seek(-min(_END_BYTES + 20, os.fstat(stream.fileno()).st_size), os.SEEK_END)
         tail = stream.read()
     end = tail.rfind(_END)
     if not 0 <= end <= len(tail) - 22:
-        raise BatchError(BatchCode.A01, "the archive has no end: it is damaged")
+        raise SpiderError(Code.ARCHIVE_UNREADABLE, "the archive has no end: it is damaged")
     (size,) = struct.unpack("<I", tail[end + 12 : end + 16])
     if size > _DIRECTORY_BYTES or tail[max(end - 20, 0) :].startswith(_ZIP64):
         message = "the archive is larger than 4 GB or has too many files"
-        raise BatchError(BatchCode.A02, message)
+        raise SpiderError(Code.ARCHIVE_EXCEEDS_LIMITS, message)
 
 
 def _copy(
@@ -129,9 +131,13 @@ def _copy(
         while block := _read(reading):
             size += len(block)
             if size > most:
-                raise BatchError(BatchCode.A02, "the archive unpacks to too many bytes")
+                raise SpiderError(
+                    Code.ARCHIVE_EXCEEDS_LIMITS, "the archive unpacks to too many bytes"
+                )
             if size > _RATIO_FROM and size > ratio * packed:
-                raise BatchError(BatchCode.A02, "a file of the archive is compressed too far")
+                raise SpiderError(
+                    Code.ARCHIVE_EXCEEDS_LIMITS, "a file of the archive is compressed too far"
+                )
             stream.write(block)
     return size
 
@@ -150,5 +156,7 @@ def _read(reading: IO[bytes]) -> bytes:
         raise _damaged(error) from None
 
 
-def _damaged(error: Exception) -> BatchError:
-    return BatchError(BatchCode.A01, f"the archive cannot be read ({type(error).__name__})")
+def _damaged(error: Exception) -> SpiderError:
+    return SpiderError(
+        Code.ARCHIVE_UNREADABLE, f"the archive cannot be read ({type(error).__name__})"
+    )

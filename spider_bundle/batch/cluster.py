@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle import __version__
-from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.manifest import State
 from spider_bundle.batch.pool import Worker
+from spider_bundle.batch.records import State
 from spider_bundle.batch.sandbox import silence_process
 from spider_bundle.batch.worker import (
     Message,
@@ -34,6 +33,7 @@ from spider_bundle.batch.worker import (
     run_study,
 )
 from spider_bundle.bundle import bundle_root
+from spider_bundle.errors import Code, SpiderError, finding
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.optional_dependencies import require_extra
 
@@ -81,7 +81,7 @@ class _Actor:
 
     def start(
         self, settings: WorkerSettings, token: Path, facts: Mapping[str, str]
-    ) -> Message | BatchError:
+    ) -> Message | SpiderError:
         """Load the network if the node is fit."""
         silence_process()
         if error := _unfit(settings, token, facts):
@@ -91,7 +91,7 @@ class _Actor:
 
     def run(self, job: Job) -> StudyDone | None:
         """Return how a study ended, or None if the node does not see its files."""
-        if not (_is_there(job.frontal) and _is_there(job.lateral)):
+        if not all(map(_is_there, job.paths)):
             return None
         assert self._pipeline is not None
         return run_study(self._pipeline, job)
@@ -115,31 +115,31 @@ class ClusterWorker:
 
     def submit(self, job: Job) -> None:
         """Send a study to an idle worker."""
-        self._job = replace(job, frontal=job.frontal.absolute(), lateral=job.lateral.absolute())
-        self.answer = self._actor.run.remote(self._job)
+        self._job = job
+        self.answer = self._actor.run.remote(job)
 
     def receive(self) -> Message | None:
         """Return the next message, or None if there is none yet.
 
         Raises:
             EOFError: The actor is dead or cannot be reached.
-            BatchError: R09 or R11, its node cannot work for this batch.
+            SpiderError: R09 or R11, its node cannot work for this batch.
         """
         import ray
 
         if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
             return None
         try:
-            answer: Message | BatchError | None = ray.get(self.answer)
+            answer: Message | SpiderError | None = ray.get(self.answer)
         except ray.exceptions.RayTaskError as error:
             if self._job is not None:
                 raise EOFError from None
             reason = f"a node cannot run this software ({type(error.cause).__name__})"
-            raise BatchError(BatchCode.R11, reason) from None
+            raise SpiderError(Code.NODE_DIFFERS, reason) from None
         except ray.exceptions.RayError:
             raise EOFError from None
         self.answer = None
-        if isinstance(answer, BatchError):
+        if isinstance(answer, SpiderError):
             raise answer
         return answer or self._unseen()
 
@@ -157,9 +157,11 @@ class ClusterWorker:
     def _unseen(self) -> StudyDone:
         """Return the end of a study whose files have vanished, unless only the node lacks them."""
         assert self._job is not None
-        if _is_there(self._job.frontal) and _is_there(self._job.lateral):
-            raise BatchError(BatchCode.R09, "a node does not see the files of the input folder")
-        facts = batch_facts(BatchCode.R07, "read: the files have vanished")
+        if all(map(_is_there, self._job.paths)):
+            raise SpiderError(
+                Code.NODE_LACKS_FOLDERS, "a node does not see the files of the input folder"
+            )
+        facts = finding(Code.STUDY_FAILED, "batch", "read: the files have vanished").facts()
         return StudyDone(self._job.study_key, State.FAILED, [facts], {})
 
 
@@ -195,7 +197,7 @@ class ClusterBackend:
         """Ask Ray for another actor.
 
         Raises:
-            BatchError: R10, the cluster cannot be reached.
+            SpiderError: R10, the cluster cannot be reached.
             OSError: The output folder cannot be written to.
         """
         import ray
@@ -218,9 +220,11 @@ class ClusterBackend:
         else:
             time.sleep(seconds)
 
-    def late(self) -> BatchError:
+    def late(self) -> SpiderError:
         """Return R10."""
-        return BatchError(BatchCode.R10, f"no worker could start within {self.start_seconds:g} s")
+        return SpiderError(
+            Code.CLUSTER_UNAVAILABLE, f"no worker could start within {self.start_seconds:g} s"
+        )
 
     def close(self) -> None:
         """Leave the cluster, unless the caller had joined it before."""
@@ -238,7 +242,7 @@ def _connect(address: str) -> bool:
     """Join a cluster; return whether this process had not joined one before.
 
     Raises:
-        BatchError: R10.
+        SpiderError: R10.
     """
     import ray
 
@@ -251,7 +255,7 @@ def _connect(address: str) -> bool:
         _join(address)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         reason = f"the cluster cannot be reached ({type(error).__name__})"
-        raise BatchError(BatchCode.R10, reason) from None
+        raise SpiderError(Code.CLUSTER_UNAVAILABLE, reason) from None
     return True
 
 
@@ -317,7 +321,7 @@ def _facts(settings: WorkerSettings) -> dict[str, str]:
     return facts
 
 
-def _unfit(settings: WorkerSettings, token: Path, facts: Mapping[str, str]) -> BatchError | None:
+def _unfit(settings: WorkerSettings, token: Path, facts: Mapping[str, str]) -> SpiderError | None:
     """Return why this node cannot work for a batch, if so (R09, R11)."""
     is_shared = False
     with suppress(OSError, UnicodeError):
@@ -327,11 +331,13 @@ def _unfit(settings: WorkerSettings, token: Path, facts: Mapping[str, str]) -> B
             probe.unlink()
             is_shared = True
     if not is_shared:
-        return BatchError(BatchCode.R09, "a node cannot write to the output folder of this run")
+        return SpiderError(
+            Code.NODE_LACKS_FOLDERS, "a node cannot write to the output folder of this run"
+        )
     here = _facts(settings)
     other = [name for name, value in facts.items() if here.get(name, _ABSENT) != value]
     if other:
-        return BatchError(BatchCode.R11, f"a node has not the same: {', '.join(other)}")
+        return SpiderError(Code.NODE_DIFFERS, f"a node has not the same: {', '.join(other)}")
     return None
 
 

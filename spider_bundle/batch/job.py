@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spider_bundle.dicom.pair import FilmPair
 from spider_bundle.dicom.studies import study_key
 
 _END_BYTES = 1 << 20
@@ -17,29 +18,34 @@ _END_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """A study that can be taken.
+    """A study that can be reconstructed.
 
     Attributes:
         study_key: Its keyed hash.
-        frontal: File of the frontal radiograph.
-        lateral: File of the lateral radiograph.
-        overrides: What config and profile state about it, put together; the worker reads with it
-            and nothing else.
+        pair: Its two films, checked with these overrides.
+        overrides: Overrides of config and profile, merged.
         rule: Number from 1 of the profile's rule.
         inputs: Keyed hash of the two files.
         files: All radiographs of the study.
     """
 
     study_key: str
-    frontal: Path = field(repr=False)
-    lateral: Path = field(repr=False)
+    pair: FilmPair = field(repr=False, compare=False)
     overrides: Mapping[str, Any]
     rule: int | None
     inputs: str
     files: Sequence[Path] = field(repr=False)
 
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """Return the files of the frontal and the lateral radiograph."""
+        frontal, lateral = (side.film for side in self.pair.sides)
+        assert frontal is not None  # an unreadable film makes no job
+        assert lateral is not None
+        return frontal.path, lateral.path
+
     def fingerprint(self, settings: str) -> str:
-        """Hash of everything that the result depends on: the run's settings and the study."""
+        """Return a hash of all that the result depends on: settings of the run, and the study."""
         parts = [settings, self.study_key, self.inputs, self.overrides]
         text = json.dumps(parts, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -51,7 +57,7 @@ class Refusal:
 
     Attributes:
         study_key: Keyed hash of the study, or of the file.
-        findings: Why; the facts of :func:`~spider_bundle.dicom.errors.finding_facts`.
+        findings: Why; the facts of :func:`~spider_bundle.errors.Finding.facts`.
         is_incomplete: Whether a view is missing, which may still arrive.
         files: All radiographs of the study, or the file.
     """
@@ -70,7 +76,7 @@ class Refusal:
 def refused_file(
     path: Path, key: str, facts: Sequence[Mapping[str, Any]], is_incomplete: bool = False
 ) -> Refusal:
-    """Refuse a file of which no study is known; its content gives it its name.
+    """Refuse a file of which no study is known; its key is derived from its content.
 
     Raises:
         OSError: It has vanished, or cannot be read.
@@ -85,11 +91,11 @@ def refused_file(
 
 
 def refused_place(path: Path, place: str, key: str, facts: Sequence[Mapping[str, Any]]) -> Refusal:
-    """Refuse a file or folder that must not or cannot be read; where it lies gives it its name.
+    """Refuse a file or folder that must not or cannot be read; its key is derived from its path.
 
     Args:
         path: The file or folder.
-        place: What its name is made of; it must say where the file lies.
+        place: Where the file is, which makes its key.
         key: Secret of the site.
         facts: Why it is refused.
     """

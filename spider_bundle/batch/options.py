@@ -14,13 +14,13 @@ from typing import Any
 
 from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
-from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.batch.profile import Profile, read_profile
 from spider_bundle.batch.site_key import create_key_file, read_key_file
 from spider_bundle.batch.worker import Pipeline, WorkerSettings, inference_config
 from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.resources import available_cores, available_memory
 
@@ -115,7 +115,7 @@ def site_key(options: BatchOptions) -> str:
     """Secret of the site: of the key file, the environment, or the public one.
 
     Raises:
-        BatchError: K01.
+        SpiderError: K01.
     """
     if options.key_file:
         path = Path(options.key_file)
@@ -135,7 +135,7 @@ def profile_of(options: BatchOptions) -> Profile:
     statements that it was checked with.
 
     Raises:
-        BatchError: S01.
+        SpiderError: S01.
         FileNotFoundError: There is no bundle, or a config is not there.
     """
     rules = read_profile(Path(options.profile)).rules if options.profile else ()
@@ -146,7 +146,7 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
     """``overrides`` of the inference config with all its layers; expressions are evaluated.
 
     Raises:
-        BatchError: S01.
+        SpiderError: S01.
         OSError: A config cannot be read.
     """
     settings = worker_settings(options)
@@ -156,11 +156,11 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
         raise
     except Exception as error:  # each parser has its own; their text quotes the file
         message = f"overrides of the config cannot be read ({type(error).__name__})"
-        raise BatchError(BatchCode.S01, message) from None
+        raise SpiderError(Code.INVALID_PROFILE, message) from None
     try:
         PairOverrides.from_mapping(overrides)
     except ValueError as error:
-        raise BatchError(BatchCode.S01, f"overrides of the config: {error}") from None
+        raise SpiderError(Code.INVALID_PROFILE, f"overrides of the config: {error}") from None
     return dict(overrides or {})
 
 
@@ -206,7 +206,7 @@ def _outputs(options: BatchOptions) -> dict[str, bool]:
     return {name: getattr(options, name) for name in ("dicom", "mesh", "html", "keep_identity")}
 
 
-def conduct_settings(options: BatchOptions, key: str) -> dict[str, Any]:
+def run_settings(options: BatchOptions, key: str) -> dict[str, Any]:
     """Settings for the audit log that no result depends on."""
     origin = "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment"
     return {

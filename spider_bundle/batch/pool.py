@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection
 from typing import Any, Protocol
 
-from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.manifest import State
+from spider_bundle.batch.records import State
 from spider_bundle.batch.worker import (
     Message,
     Ready,
@@ -29,6 +28,7 @@ from spider_bundle.batch.worker import (
     WorkerSettings,
     serve,
 )
+from spider_bundle.errors import Code, SpiderError, finding
 
 _START_SECONDS = 600.0
 _END_SECONDS = 10.0
@@ -57,7 +57,7 @@ class Worker(Protocol):
 
         Raises:
             EOFError: The worker is dead.
-            BatchError: It can do no study of this batch.
+            SpiderError: It can do no study of this batch.
         """
 
     def close(self) -> None:
@@ -81,13 +81,13 @@ class Backend(Protocol):
 
         Raises:
             WorkerStartError: It cannot start now.
-            BatchError: No worker can start.
+            SpiderError: No worker can start.
         """
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """Wait until a worker has a message, for a limited time."""
 
-    def late(self) -> BatchError:
+    def late(self) -> SpiderError:
         """Return the error of a batch none of whose workers became ready in time."""
 
     def close(self) -> None:
@@ -169,9 +169,9 @@ class LocalBackend:
         connections: list[Any] = [w.connection for w in workers if isinstance(w, LocalWorker)]
         connection.wait(connections, timeout=seconds)
 
-    def late(self) -> BatchError:
+    def late(self) -> SpiderError:
         """Return R02."""
-        return BatchError(BatchCode.R02, "the worker took too long to start")
+        return SpiderError(Code.RUN_FAILED, "the worker took too long to start")
 
     def close(self) -> None:
         """Release nothing."""
@@ -247,7 +247,7 @@ class WorkerPool:
         """Assign studies to workers, wait a moment, and return the studies that have ended.
 
         Raises:
-            BatchError: R02, no worker can start; or an error of the backend.
+            SpiderError: R02, no worker can start; or an error of the backend.
         """
         self._start_workers()
         self._assign()
@@ -322,7 +322,7 @@ class WorkerPool:
             return [message]
         elif slot.job is not None and time.monotonic() - slot.since > self._time_limit:
             self._retries.add(slot.job.study_key)  # there is no second try
-            return self._retry(slot, self._failure(slot, slot.job, BatchCode.R05))
+            return self._retry(slot, self._failure(slot, slot.job, Code.TIME_LIMIT_EXCEEDED))
         return []
 
     def _on_death(self, slot: _Slot) -> list[StudyDone]:
@@ -332,7 +332,7 @@ class WorkerPool:
         elif slot.job is None:
             self._remove(slot)
         else:
-            return self._retry(slot, self._failure(slot, slot.job, BatchCode.R04))
+            return self._retry(slot, self._failure(slot, slot.job, Code.WORKER_DIED))
         return []
 
     def _retry(self, slot: _Slot, failure: StudyDone) -> list[StudyDone]:
@@ -347,20 +347,20 @@ class WorkerPool:
         self._waiting.appendleft(job)
         return []
 
-    def _failure(self, slot: _Slot, job: Job, code: BatchCode) -> StudyDone:
+    def _failure(self, slot: _Slot, job: Job, code: Code) -> StudyDone:
         seconds = {"total": time.monotonic() - slot.since}
-        return StudyDone(job.study_key, State.FAILED, [batch_facts(code)], seconds)
+        return StudyDone(job.study_key, State.FAILED, [finding(code, "batch").facts()], seconds)
 
     def _on_start_failure(self, before: int, reason: str) -> None:
         """Pause before the next start; starts at the same time that fail count as one.
 
         Raises:
-            BatchError: R02, there is no use in trying again.
+            SpiderError: R02, there is no use in trying again.
         """
         self._failed_starts = max(self._failed_starts, before + 1)
         is_alone = not any(slot.is_ready for slot in self._slots)
         if not self._has_started or (is_alone and self._failed_starts >= _STARTS):
-            raise BatchError(BatchCode.R02, f"the worker could not start ({reason})")
+            raise SpiderError(Code.RUN_FAILED, f"the worker could not start ({reason})")
         pause = _PAUSE_SECONDS * 2 ** min(self._failed_starts - 1, _DOUBLINGS)
         self._next_start = time.monotonic() + pause
         _log.warning("a worker could not start (%s); tried again in %g s", reason, pause)

@@ -1,4 +1,4 @@
-"""A site's statements about its equipment, chosen by what the headers say about it.
+"""Overrides of a site, chosen by the equipment that the headers name.
 
 A profile is a YAML or JSON file:
 
@@ -20,16 +20,16 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.batch.codes import BatchCode, BatchError
 from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import ROLES, PairOverrides, merge_overrides
+from spider_bundle.errors import Code, SpiderError
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Statements about the studies of one kind of equipment.
+    """Overrides for the studies of one kind of equipment.
 
     Attributes:
         match: Pattern by attribute, as in file names (``*``, ``?``, ``[...]``), upper case.
@@ -75,7 +75,7 @@ def read_profile(path: Path) -> Profile:
     """Read and check a profile.
 
     Raises:
-        BatchError: S01, with the entry that is wrong.
+        SpiderError: S01, with the entry that is wrong.
     """
     from monai.bundle import ConfigParser  # heavy: most runs have no profile
 
@@ -83,16 +83,18 @@ def read_profile(path: Path) -> Profile:
         content = ConfigParser.load_config_file(str(path))
     except Exception as error:  # each parser has its own; their text quotes the file
         message = f"the profile is not readable YAML or JSON ({type(error).__name__})"
-        raise BatchError(BatchCode.S01, message) from None
+        raise SpiderError(Code.INVALID_PROFILE, message) from None
     if not isinstance(content, Mapping):
-        raise BatchError(BatchCode.S01, "the profile is not a mapping with version and rules")
+        raise SpiderError(
+            Code.INVALID_PROFILE, "the profile is not a mapping with version and rules"
+        )
     unknown = sorted(map(str, set(content) - {"version", "rules"}))
     if unknown or content.get("version") != VERSION:
         message = f"unknown entries {unknown}" if unknown else f"version must be {VERSION}"
-        raise BatchError(BatchCode.S01, message)
+        raise SpiderError(Code.INVALID_PROFILE, message)
     rules = content.get("rules")
     if not isinstance(rules, Sequence) or isinstance(rules, str):
-        raise BatchError(BatchCode.S01, "rules must be a list")
+        raise SpiderError(Code.INVALID_PROFILE, "rules must be a list")
     return Profile(tuple(_rule(number, entry) for number, entry in enumerate(rules, 1)))
 
 
@@ -112,5 +114,5 @@ def _rule(number: int, entry: Any) -> Rule:
             # which files are radiographs at all is decided before any rule can be chosen
             raise ValueError("allow_secondary_capture cannot be stated in a profile")
     except ValueError as error:
-        raise BatchError(BatchCode.S01, f"rule {number} of the profile: {error}") from None
+        raise SpiderError(Code.INVALID_PROFILE, f"rule {number} of the profile: {error}") from None
     return Rule({name: str(pattern).upper() for name, pattern in match.items()}, dict(overrides))

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from spider_bundle.batch.manifest import Entry, State
+from spider_bundle.batch.records import Entry, State
 
 _log = logging.getLogger(__name__)
 

@@ -15,26 +15,30 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from spider_bundle.batch.audit import AuditLog
 from spider_bundle.batch.cluster import ClusterBackend
-from spider_bundle.batch.codes import BATCH_CODES, BatchCode, BatchError
-from spider_bundle.batch.intake import FILE_SECONDS, PASSING, Found, Intake, Signature, is_zip
+from spider_bundle.batch.finder import (
+    FILE_SECONDS,
+    RETRYABLE_CODES,
+    Found,
+    Signature,
+    StudyFinder,
+    is_zip,
+)
 from spider_bundle.batch.job import Job, Refusal
-from spider_bundle.batch.manifest import Entry, Manifest, State
 from spider_bundle.batch.options import (
     BatchOptions,
-    conduct_settings,
     device_of,
     profile_of,
     result_settings,
+    run_settings,
     sha256_of,
     site_key,
     worker_count,
@@ -42,8 +46,11 @@ from spider_bundle.batch.options import (
 )
 from spider_bundle.batch.pool import Backend, LocalBackend, WorkerPool
 from spider_bundle.batch.profile import Profile
-from spider_bundle.batch.progress import Progress, progress
+from spider_bundle.batch.progress import progress
+from spider_bundle.batch.records import AuditLog, Entry, Manifest, State
+from spider_bundle.batch.sandbox import CallStopped
 from spider_bundle.batch.worker import StudyDone
+from spider_bundle.errors import Code, Severity, SpiderError, line
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.html_report import IndexEntry, write_index
 from spider_bundle.outputs.refusals import write_refusals
@@ -59,7 +66,7 @@ _LOCK = ".locks/batch.lock"
 _MEBIBYTE = 1 << 20
 _SCAN_SECONDS = 5.0
 _LEAST_SCAN_SECONDS = 0.2
-_IDLE_SECONDS = 0.2
+_NAP_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +97,7 @@ class Outcome:
     incomplete: int = 0
     is_stopped: bool = False
     is_search_cut: bool = False
-    stop_code: BatchCode | None = None
+    stop_code: Code | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -127,7 +134,7 @@ def run_batch(options: BatchOptions) -> Outcome:
         How it ended.
 
     Raises:
-        BatchError: K01, S01, R02, or R08 to R11.
+        SpiderError: K01, S01, R02, or R08 to R11.
         MissingExtraError: R03, a cluster is named and Ray is not installed.
         FileNotFoundError: There is no bundle, or there are no weights.
         OSError: The output folder cannot be written to.
@@ -144,7 +151,7 @@ def run_batch(options: BatchOptions) -> Outcome:
         with FileLock(output / _LOCK, timeout=0):
             return _Run(options, key, profile).run()
     except Timeout:
-        raise BatchError(BatchCode.R08) from None
+        raise SpiderError(Code.OUTPUT_IN_USE, role="batch") from None
 
 
 @dataclass(frozen=True)
@@ -194,27 +201,11 @@ def plan_batch(options: BatchOptions) -> Plan:
     output = Path(options.output)
     manifest = Manifest(output)
     with tempfile.TemporaryDirectory() as workspace:
-        with closing(_intake(options, Path(workspace), key, profile, reserve=0)) as intake:
-            found = _found_in_turns(intake)
+        with closing(_finder(options, Path(workspace), key, profile)) as finder:
+            found = finder.find()
         skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
         jobs = [job for job in found.jobs if job not in skipped][: options.limit]
-    return Plan(jobs, skipped, [*found.refusals, *found.deferred])
-
-
-def _found_in_turns(intake: Intake) -> Found:
-    """What an input holds, with archives that have no room unpacked after the others have gone."""
-    jobs: dict[str, Job] = {}
-    refusals: dict[str, Refusal] = {}
-    without_room: set[Path] = set()
-    while True:
-        found = intake.find()
-        jobs |= {job.study_key: job for job in found.jobs}
-        refusals |= {refusal.study_key: refusal for refusal in found.refusals}
-        before, without_room = without_room, {p for r in found.deferred for p in r.files}
-        if not found.deferred or without_room == before:
-            left = [refusal for key, refusal in refusals.items() if key not in jobs]
-            return replace(found, jobs=tuple(jobs.values()), refusals=tuple(left))
-        intake.release([])
+    return Plan(jobs, skipped, found.refusals)
 
 
 def is_whole(output: Path, study_key: str) -> bool:
@@ -227,58 +218,48 @@ def is_whole(output: Path, study_key: str) -> bool:
         return False
 
 
-class _SearchCut(BaseException):
-    """A signal came while the input was searched, which may take long."""
-
-
 class _Stop:
-    """Whether somebody wants the batch to end.
+    """Counts SIGTERM and SIGINT.
 
     Attributes:
-        wanted: How often it was asked for.
+        requests: How often the batch was asked to end.
     """
 
     def __init__(self) -> None:
-        self.wanted = 0
-        self._cuts = False
+        self.requests = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Hear SIGTERM and SIGINT; the handlers of before are put back."""
+        """Handle the signals in the main thread; previous handlers are restored."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {n: signal.signal(n, self._hear) for n in (signal.SIGTERM, signal.SIGINT)}
+        before = {n: signal.signal(n, self._count) for n in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    @contextmanager
-    def cutting(self) -> Iterator[None]:
-        """A signal is not waited for: it raises.
+    def is_requested(self) -> bool:
+        """Return whether the batch was asked to end."""
+        return self.requests > 0
 
-        Raises:
-            _SearchCut: There was a signal.
-        """
-        self._cuts = True
-        try:
-            if self.wanted:
-                raise _SearchCut
-            yield
-        finally:
-            self._cuts = False
+    def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until the batch is asked to end."""
+        end = time.monotonic() + seconds
+        while not self.requests and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _NAP_SECONDS))
 
-    def _hear(self, *_: Any) -> None:
-        self.wanted += 1
-        if self._cuts:
-            self._cuts = False  # the next one must not disturb the end
-            raise _SearchCut
+    def _count(self, *_: Any) -> None:
+        self.requests += 1
 
 
 class _Run:
-    """One run of a batch; the caller holds the lock of the output folder."""
+    """One run of a batch; the caller holds the lock of the output folder.
+
+    A run is one round over the input: find, check, reconstruct, record. Watching repeats it.
+    """
 
     def __init__(self, options: BatchOptions, key: str, profile: Profile) -> None:
         self._options = options
@@ -288,190 +269,241 @@ class _Run:
         settings = result_settings(options)
         self._fingerprint = sha256_of(settings)
         self._manifest = Manifest(self._output)
-        self._audit = AuditLog(self._output, settings | conduct_settings(options, key))
+        self._audit = AuditLog(self._output, settings | run_settings(options, key))
+        self._pool = WorkerPool(_backend(options), worker_count(options), options.time_limit)
         self._outcome = Outcome()
-        self._jobs: dict[str, Job] = {}
-        self._at_hand: set[str] = set()
-        self._skipped: dict[str, Job] = {}
-        self._waiting: list[Path] = []
-        self._awaited: set[str] = set()
-        self._is_summary_due = False
-        self._refused: dict[str, Refusal] = {}
         self._stop = _Stop()
+        self._taken: dict[str, Job] = {}
+        self._skipped: dict[str, Job] = {}
+        self._refused: dict[str, Refusal] = {}
+        self._awaited: set[str] = set()
+        self._has_news = False
 
     def run(self) -> Outcome:
-        options, outcome = self._options, self._outcome
+        outcome = self._outcome
         if self._manifest.damaged:
             _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
-        self._clear()
-        pool = WorkerPool(_backend(options), worker_count(options), options.time_limit)
+        self._clean()
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
-            stack.callback(self._clear)
+            stack.callback(self._clean)
             stack.enter_context(self._stop.listening())
-            stack.callback(pool.kill)
-            shown = stack.enter_context(progress())
-            workspace = self._output / WORKSPACE
-            workspace.mkdir(mode=0o700)
-            # twice what must stay free for results, or unpacking would soon halt the batch (R06)
-            reserve = int(2 * options.min_free_mib * _MEBIBYTE)
-            self._intake = _intake(options, workspace, self._key, self._profile, reserve)
-            stack.callback(self._intake.close)
+            stack.callback(self._pool.kill)
+            self._progress = stack.enter_context(progress())
+            self._finder = stack.enter_context(closing(self._open_finder()))
             try:
-                (self._watch if options.watch else self._take_all)(pool, shown)
-                pool.close()
-                outcome.refused = len(self._refused)
-                outcome.skipped = len(self._skipped)
+                if self._options.watch:
+                    self._watch()
+                else:
+                    self._round(self._finder.signatures())
+                self._pool.close()
                 self._write_summaries()
                 exit_code = outcome.exit_code
             finally:
                 self._audit.end(outcome.counts, exit_code)
         return outcome
 
-    def _clear(self) -> None:
+    def _clean(self) -> None:
         """Remove what killed runs and workers left; this run has the output folder to itself."""
         remove_partial_studies(self._output)
         shutil.rmtree(self._output / WORKSPACE, ignore_errors=True)
 
-    def _take_all(self, pool: WorkerPool, shown: Progress) -> None:
-        """Take what the input holds; archives that have no room wait until others have gone."""
-        without_room: set[Path] = set()
-        while True:
-            found = self._find()
-            if found is None:
-                self._outcome.is_search_cut = self._outcome.is_stopped = True
-                return
-            self._tell_found(found)
-            before, without_room = without_room, {p for r in found.deferred for p in r.files}
-            incomplete = [r for r in found.refusals if r.is_incomplete]
-            if not found.deferred or (without_room == before and not self._waiting):
-                break
-            _log.info("%d archives wait for room on the disk", len(found.deferred))
-            self._take(found.jobs, [r for r in found.refusals if not r.is_incomplete], pool, shown)
-            # what they lack may be in the archives that wait, unless it is they that take the room
-            lacking = incomplete if without_room != before else []
-            self._waiting = [path for refusal in lacking for path in refusal.files]
-            if not lacking:
-                self._take([], incomplete, pool, shown)
-            self._release()
-            while self._step(pool, shown):
-                pass
-            if self._is_ending():
-                self._outcome.left += len(found.deferred)
-                self._outcome.is_stopped |= bool(self._stop.wanted)
-                return
-        self._intake.close()  # its process has nothing more to do
-        self._take(found.jobs, [*found.refusals, *found.deferred], pool, shown)
-        while self._step(pool, shown):
-            pass
+    def _open_finder(self) -> StudyFinder:
+        workspace = self._output / WORKSPACE
+        workspace.mkdir(mode=0o700)
+        # twice what must stay free for results, or unpacking would soon end the batch (R06)
+        reserve = int(2 * self._options.min_free_mib * _MEBIBYTE)
+        stop = self._stop.is_requested
+        return _finder(self._options, workspace, self._key, self._profile, reserve, stop)
 
-    def _find(self, signatures: Sequence[Signature] | None = None) -> Found | None:
-        """Search the input; None if a signal came meanwhile."""
-        try:
-            with self._stop.cutting():
-                return self._intake.find(signatures)
-        except _SearchCut:
-            self._intake.close()  # its process may still be at work
-            return None
-
-    def _watch(self, pool: WorkerPool, shown: Progress) -> None:
-        """Take studies as they arrive, complete and quiet, until told to stop."""
+    def _watch(self) -> None:
+        """Repeat rounds over the files that are at rest, until asked to end."""
+        quiet_seconds, patience = self._options.quiet_seconds, self._options.patience
+        pause = min(_SCAN_SECONDS, max(quiet_seconds / 2, _LEAST_SCAN_SECONDS))
         seen: dict[Signature, float] = {}
-        looked_at: tuple[set[Signature], set[str]] | None = None
-        pause = min(_SCAN_SECONDS, max(self._options.quiet_seconds / 2, _LEAST_SCAN_SECONDS))
-        next_scan = 0.0
-        while True:
+        last: tuple[set[Signature], set[str]] | None = None
+        while not self._is_ending():
             now = time.monotonic()
-            if now >= next_scan and not self._is_ending():
-                seen = {s: seen.get(s, now) for s in self._intake.signatures()}
-                loud = {s for s, t in seen.items() if now - t < self._options.quiet_seconds}
-                # an archive that still grows cannot be opened; of a study, every file counts
-                readable = {s for s in seen if s not in loud or not is_zip(Path(s[0]))}
-                overdue = {s[0] for s, t in seen.items() if now - t >= self._options.patience}
-                # studies in loud files must be looked at again when they are quiet
-                if (readable, overdue) != looked_at:
-                    busy = {s[0] for s in loud}
-                    is_over = self._scan(readable, busy, overdue, pool, shown)
-                    looked_at = (readable, overdue) if is_over else None
-                next_scan = now + pause
-            if not self._step(pool, shown):
-                if self._is_ending():
-                    return
-                if self._is_summary_due:
-                    self._write_summaries()
-                time.sleep(_IDLE_SECONDS)
+            seen = {file: seen.get(file, now) for file in self._finder.signatures()}
+            changing = {file for file, since in seen.items() if now - since < quiet_seconds}
+            recent = {file[0] for file, since in seen.items() if now - since < patience}
+            state = seen.keys() - changing, recent
+            if state != last:
+                is_settled = self._round(seen, {file[0] for file in changing}, recent)
+                last = state if is_settled else None
+            self._stop.sleep(pause)
+
+    def _round(
+        self,
+        files: Iterable[Signature],
+        changing: Collection[str] = (),
+        recent: Collection[str] = (),
+    ) -> bool:
+        """Take every study that is ready.
+
+        Args:
+            files: The files of the input.
+            changing: Paths of files that may still grow; their studies are not ready.
+            recent: Paths of files whose study may still get another film.
+
+        Returns:
+            Whether another round is of no use before a file changes.
+        """
+        # an archive that still grows cannot be opened; of a study, every file counts
+        files = [file for file in files if file[0] not in changing or not is_zip(Path(file[0]))]
+        try:
+            found = self._finder.find(files)
+        except CallStopped:
+            self._outcome.is_search_cut = self._outcome.is_stopped = True
+            return False
+        if not self._options.watch:
+            self._log_found(found)
+            self._finder.close()  # the process has nothing more to do
+
+        def has_file_in(study: Job | Refusal, paths: Collection[str]) -> bool:
+            return any(str(self._finder.origin(path)) in paths for path in study.files)
+
+        every: list[Job | Refusal] = [*found.jobs, *found.refusals]
+        changes = [study for study in every if has_file_in(study, changing)]
+        awaited = [r for r in found.refusals if r.is_incomplete and has_file_in(r, recent)]
+        self._log_awaited([refusal for refusal in awaited if refusal not in changes])
+        self._forget_mended(found.refusals)
+        for refusal in found.refusals:
+            if refusal not in changes and refusal not in awaited:
+                self._refuse(refusal)
+        self._reconstruct(
+            self._not_done([job for job in found.jobs if job not in changes]),
+            [path for study in (*changes, *awaited) for path in study.files],
+        )
+        self._outcome.incomplete = len(awaited)
+        if self._has_news:
+            self._write_summaries()
+        return RETRYABLE_CODES.isdisjoint(c for r in found.refusals for c in r.codes)
+
+    def _not_done(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return the studies to reconstruct; others are done, or were taken as they are."""
+        new: list[Job] = []
+        for job in jobs:
+            if job in (self._taken.get(job.study_key), self._skipped.get(job.study_key)):
+                continue
+            if _is_done(self._output, self._manifest, job, self._fingerprint):
+                self._skipped[job.study_key] = job
+            else:
+                self._skipped.pop(job.study_key, None)
+                new.append(job)
+        self._outcome.skipped = len(self._skipped)
+        if self._options.limit is not None:
+            room = max(self._options.limit - len(self._taken), 0)
+            self._outcome.left += len(new[room:])
+            new = new[:room]
+        return new
+
+    def _reconstruct(self, jobs: Sequence[Job], needed: Sequence[Path]) -> None:
+        """Reconstruct studies, and release archives when their studies have ended.
+
+        Args:
+            jobs: The studies.
+            needed: Files of other studies that are still needed.
+        """
+        at_hand = {job.study_key: job for job in jobs}
+        self._taken |= at_hand
+        self._progress.expect(len(jobs))
+        for job in jobs:
+            self._refused.pop(job.study_key, None)
+            self._pool.submit(job)
+        self._release(at_hand, needed)
+        while self._pool.waiting or self._pool.running:
+            if self._stop.requests > 1:
+                self._outcome.left += self._pool.drop_waiting() + self._pool.running
+                self._pool.kill()
+                self._outcome.is_stopped = True
+            elif self._pool.waiting and (self._must_end() or self._is_disk_full()):
+                self._outcome.left += self._pool.drop_waiting()
+                self._outcome.is_stopped = True
+            else:
+                for done in self._pool.poll():
+                    self._finish(at_hand.pop(done.study_key), done)
+                    self._release(at_hand, needed)
+
+    def _release(self, at_hand: Mapping[str, Job], needed: Sequence[Path]) -> None:
+        self._finder.release([*needed, *(path for job in at_hand.values() for path in job.files)])
+
+    def _must_end(self) -> bool:
+        return bool(self._stop.requests or self._outcome.stop_code)
 
     def _is_ending(self) -> bool:
         limit = self._options.limit
-        is_full = limit is not None and len(self._jobs) >= limit
-        return bool(self._stop.wanted or self._outcome.stop_code or is_full)
+        return self._must_end() or (limit is not None and len(self._taken) >= limit)
 
-    def _scan(
-        self,
-        signatures: set[Signature],
-        loud: set[str],
-        overdue: set[str],
-        pool: WorkerPool,
-        shown: Progress,
-    ) -> bool:
-        """Take what is complete and quiet, and refuse what was waited for long enough.
-
-        Args:
-            signatures: Files to look at.
-            loud: Those that changed a short time ago.
-            overdue: Those that have not changed for so long that no other view will come.
-            pool: Takes the studies.
-            shown: Shows them.
-
-        Returns:
-            Whether everything else can be left alone until a file changes.
-        """
-        found = self._find(sorted(signatures))
-        if found is None:
+    def _is_disk_full(self) -> bool:
+        if shutil.disk_usage(self._output).free >= self._options.min_free_mib * _MEBIBYTE:
             return False
+        self._halt(Code.NO_DISK_SPACE)
+        return True
 
-        def lies_in(study: Job | Refusal, files: set[str]) -> list[bool]:
-            return [str(self._intake.origin(path)) in files for path in study.files]
+    def _halt(self, code: Code) -> None:
+        self._outcome.stop_code = code
+        _log.error("%s", line(code))
+        self._audit.event(code.value)
 
-        def is_ripe(study: Job | Refusal) -> bool:
-            # files that are read now must not be exchanged under the same name in the manifest
-            return not any(lies_in(study, loud)) and study.study_key not in self._at_hand
-
-        incomplete = [r for r in found.refusals if r.is_incomplete and not all(lies_in(r, overdue))]
-        self._await_files([r for r in incomplete if is_ripe(r)])
-        self._outcome.incomplete = len(incomplete)
-        told = [r for r in found.refusals if r not in incomplete]
-        self._take(
-            [j for j in found.jobs if is_ripe(j)], [r for r in told if is_ripe(r)], pool, shown
+    def _finish(self, job: Job, done: StudyDone) -> None:
+        """Record how a study ended."""
+        is_done = done.state is State.DONE
+        counted = Severity.WARNING if is_done else Severity.ERROR
+        entry = Entry(
+            done.study_key,
+            done.state,
+            job.fingerprint(self._fingerprint),
+            sorted({f["code"] for f in done.findings if f["severity"] == counted.value}),
+            () if is_done else done.findings,
+            done.seconds,
+            self._audit.run,
         )
-        if not self._at_hand:  # nothing will make room for these archives
-            self._take([], found.deferred, pool, shown)
-        present = {refusal.study_key for refusal in (*found.refusals, *found.deferred)}
-        for key, refusal in list(self._refused.items()):
-            if key not in present and not PASSING.isdisjoint(refusal.codes):
-                del self._refused[key]  # it can be read now
-        every: list[Job | Refusal] = [*found.jobs, *told]
-        unripe = [study for study in every if not self._is_taken(study)]
-        self._waiting = [path for study in [*incomplete, *unripe] for path in study.files]
-        self._release()
-        return not unripe and not found.deferred and all(map(is_ripe, incomplete))
+        self._record(entry, job.rule)
+        if is_done:
+            self._outcome.done += 1
+        elif done.state is State.REFUSED:
+            self._refused[done.study_key] = Refusal(done.study_key, done.findings)
+        else:
+            self._outcome.failed += 1
+            if done.disk_full:
+                self._halt(Code.NO_DISK_SPACE)
+            elif self._options.stop_on_error:
+                self._outcome.stop_code = Code(entry.codes[0])
 
-    def _is_taken(self, study: Job | Refusal) -> bool:
-        """Whether a study as it is now waits for a worker or has ended."""
-        key = study.study_key
-        if isinstance(study, Refusal):
-            return self._refused.get(key) == study
-        return study in (self._jobs.get(key), self._skipped.get(key))
+    def _refuse(self, refusal: Refusal) -> None:
+        if refusal == self._refused.get(refusal.study_key):
+            return
+        self._refused[refusal.study_key] = refusal
+        self._progress.expect(1)
+        entry = Entry(
+            refusal.study_key,
+            State.REFUSED,
+            self._fingerprint,
+            refusal.codes,
+            refusal.findings,
+            run=self._audit.run,
+        )
+        self._record(entry)
 
-    def _await_files(self, refusals: Sequence[Refusal]) -> None:
-        """Tell once which studies lack a view, and which DICOMDIRs a file."""
+    def _forget_mended(self, refusals: Sequence[Refusal]) -> None:
+        """Forget refusals for a passing reason that are not repeated."""
+        present = {refusal.study_key for refusal in refusals}
+        self._refused = {
+            key: refusal
+            for key, refusal in self._refused.items()
+            if key in present or RETRYABLE_CODES.isdisjoint(refusal.codes)
+        }
+
+    def _log_awaited(self, refusals: Sequence[Refusal]) -> None:
+        """Log once which studies lack a view."""
         for refusal in refusals:
             if refusal.study_key not in self._awaited:
                 codes = ", ".join(refusal.codes)
                 _log.warning("study %s is not complete (%s); waiting", refusal.study_key, codes)
         self._awaited = {refusal.study_key for refusal in refusals}
 
-    def _tell_found(self, found: Found) -> None:
+    def _log_found(self, found: Found) -> None:
         self._audit.intake(found.counts)
         _log.info(
             "found %d studies, %d refused; left out: %d files that are not DICOM, %d DICOM objects "
@@ -479,121 +511,17 @@ class _Run:
             *found.counts.values(),
         )
 
-    def _take(
-        self, jobs: Sequence[Job], refusals: Sequence[Refusal], pool: WorkerPool, shown: Progress
-    ) -> None:
-        """Let new studies wait for a worker; record the refusals."""
-        for refusal in refusals:
-            self._refuse(refusal, shown)
-        new: list[Job] = []
-        for job in jobs:
-            if self._is_taken(job):
-                continue
-            if _is_done(self._output, self._manifest, job, self._fingerprint):
-                self._skipped[job.study_key] = job
-            else:
-                self._skipped.pop(job.study_key, None)
-                new.append(job)
-        if self._options.limit is not None:
-            room = max(self._options.limit - len(self._jobs), 0)
-            self._outcome.left += len(new[room:])
-            new = new[:room]
-        for job in new:
-            self._jobs[job.study_key] = job
-            self._at_hand.add(job.study_key)
-            self._refused.pop(job.study_key, None)
-        shown.expect(len(new))
-        for job in new:
-            pool.submit(job)
-
-    def _release(self) -> None:
-        """Let unpacked archives go whose studies have all ended."""
-        at_hand = [path for key in self._at_hand for path in self._jobs[key].files]
-        self._intake.release([*self._waiting, *at_hand])
-
-    def _step(self, pool: WorkerPool, shown: Progress) -> bool:
-        """Go on with the studies that were taken; False when there are none."""
-        if self._stop.wanted > 1:
-            self._outcome.left += pool.waiting + pool.running
-            pool.drop_waiting()
-            pool.kill()
-            self._outcome.is_stopped = True
-            return False
-        if pool.waiting and (self._outcome.stop_code or self._stop.wanted or self._is_disk_full()):
-            self._outcome.left += pool.drop_waiting()
-            self._outcome.is_stopped = True
-        if not pool.waiting and not pool.running:
-            return False
-        for ended in pool.poll():
-            self._end(ended, shown)
-            self._release()
-        return True
-
-    def _is_disk_full(self) -> bool:
-        if shutil.disk_usage(self._output).free >= self._options.min_free_mib * _MEBIBYTE:
-            return False
-        self._halt(BatchCode.R06)
-        return True
-
-    def _halt(self, code: BatchCode) -> None:
-        self._outcome.stop_code = code
-        info = BATCH_CODES[code]
-        _log.error("%s %s. To do: %s", code.value, info.condition, info.action)
-        self._audit.event(code.value)
-
-    def _end(self, ended: StudyDone, shown: Progress) -> None:
-        """Record how a study ended."""
-        job = self._jobs[ended.study_key]
-        self._at_hand.discard(ended.study_key)
-        wanted = "warning" if ended.state is State.DONE else "error"
-        entry = Entry(
-            ended.study_key,
-            ended.state,
-            job.fingerprint(self._fingerprint),
-            sorted({f["code"] for f in ended.findings if f["severity"] == wanted}),
-            () if ended.state is State.DONE else ended.findings,
-            ended.seconds,
-            self._audit.run,
-        )
-        self._record(entry, shown, job.rule)
-        if ended.state is State.DONE:
-            self._outcome.done += 1
-        elif ended.state is State.REFUSED:
-            self._refused[ended.study_key] = Refusal(ended.study_key, ended.findings)
-        else:
-            self._outcome.failed += 1
-            if ended.disk_full:
-                self._halt(BatchCode.R06)
-            elif self._options.stop_on_error:
-                self._outcome.stop_code = BatchCode(entry.codes[0])
-
-    def _refuse(self, refusal: Refusal, shown: Progress) -> None:
-        if refusal == self._refused.get(refusal.study_key):
-            return
-        self._refused[refusal.study_key] = refusal
-        shown.expect(1)
-        self._record(
-            Entry(
-                refusal.study_key,
-                State.REFUSED,
-                self._fingerprint,
-                refusal.codes,
-                refusal.findings,
-                run=self._audit.run,
-            ),
-            shown,
-        )
-
-    def _record(self, entry: Entry, shown: Progress, rule: int | None = None) -> None:
+    def _record(self, entry: Entry, rule: int | None = None) -> None:
         # the audit log first: killed in between, the study is taken and told again
         self._audit.study(entry, rule)
         self._manifest.add(entry)
-        self._is_summary_due = True
-        shown.tell(entry)
+        self._has_news = True
+        self._progress.tell(entry)
 
     def _write_summaries(self) -> None:
         """Write ``refused.json`` of this run, and the index of all studies of the folder."""
-        self._is_summary_due = False
+        self._has_news = False
+        self._outcome.refused = len(self._refused)
         refused = [
             {"study_key": key, "findings": list(refusal.findings)}
             for key, refusal in self._refused.items()
@@ -619,12 +547,28 @@ def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
     )
 
 
-def _intake(
-    options: BatchOptions, workspace: Path, key: str, profile: Profile, reserve: int
-) -> Intake:
-    source, output = Path(options.input), Path(options.output)
-    seconds = min(options.time_limit, FILE_SECONDS)
-    return Intake(source, workspace, key, profile, output, reserve=reserve, seconds=seconds)
+def _finder(
+    options: BatchOptions,
+    workspace: Path,
+    key: str,
+    profile: Profile,
+    reserve: int = 0,
+    stop: Callable[[], bool] | None = None,
+) -> StudyFinder:
+    source = Path(options.input)
+    if options.cluster is not None:  # nodes have another working directory
+        source, workspace = source.absolute(), workspace.absolute()
+    return StudyFinder(
+        source,
+        workspace,
+        key,
+        profile,
+        excluded=Path(options.output),
+        reserve=reserve,
+        seconds=min(options.time_limit, FILE_SECONDS),
+        keep_identity=options.keep_identity,
+        stop=stop,
+    )
 
 
 def _backend(options: BatchOptions) -> Backend:

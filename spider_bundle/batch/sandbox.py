@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-import traceback
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -18,9 +18,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.batch.codes import BatchCode, BatchError
+from spider_bundle.errors import Code, SpiderError
+from spider_bundle.logs import debug, is_debugging
 
 _START_SECONDS = 600.0
+_POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 """Option of prctl(2): the signal that a process gets when its parent dies."""
 MEMORY = 2 << 30
@@ -29,6 +31,10 @@ MEMORY = 2 << 30
 
 class CallError(Exception):
     """A call that came to no answer; the message says why and quotes nothing of the data."""
+
+
+class CallStopped(Exception):  # noqa: N818 - it is no failure
+    """A call was stopped on request; the process has ended."""
 
 
 class Sandbox:
@@ -48,26 +54,39 @@ class Sandbox:
         self._connection: Any = None
         self._end: Callable[[], None] = lambda: None
 
-    def call(self, function: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
-        """Answer of a function.
+    def call(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        seconds: float,
+        stop: Callable[[], bool] | None = None,
+    ) -> Any:
+        """Return the answer of a function.
 
         Args:
             function: A function of a module; it and its arguments are pickled.
             arguments: Its arguments.
-            seconds: Time that it may take.
+            seconds: Time limit.
+            stop: Returns whether not to wait any longer.
 
         Raises:
+            CallStopped: `stop` returned true before there was an answer.
             CallError: It took too long, the process died of it, or it raised another error than:
             OSError: Raised by the function.
-            BatchError: R02, the process cannot start.
+            SpiderError: R02, the process cannot start.
         """
         if self._connection is None:
             self._start()
         try:
             self._connection.send((function, arguments))
-            if not self._connection.poll(seconds):
-                self.close()
-                raise CallError(f"it took longer than {seconds:g} s")
+            end = time.monotonic() + seconds
+            while not self._connection.poll(min(_POLL_SECONDS, max(end - time.monotonic(), 0.0))):
+                if stop is not None and stop():
+                    self.close()
+                    raise CallStopped
+                if time.monotonic() >= end:
+                    self.close()
+                    raise CallError(f"it took longer than {seconds:g} s")
             answer, error = self._connection.recv()
         except (EOFError, OSError):
             self.close()
@@ -97,7 +116,7 @@ class Sandbox:
         except (EOFError, OSError):
             pass
         self.close()
-        raise BatchError(BatchCode.R02, "the process that reads headers could not start")
+        raise SpiderError(Code.RUN_FAILED, "the process that reads headers could not start")
 
 
 def _kill(process: BaseProcess, connection: Any) -> None:
@@ -157,16 +176,10 @@ def limit_memory(extra: int) -> None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def debug(error: BaseException) -> None:
-    """Show where something was raised if ``SPIDER_DEBUG`` is set; it may name files."""
-    if os.environ.get("SPIDER_DEBUG"):
-        traceback.print_exception(error)
-
-
 def silence_process() -> None:
     """Keep what libraries print, which may quote attributes and paths, out of the log."""
     warnings.simplefilter("ignore")
-    if os.environ.get("SPIDER_DEBUG"):
+    if is_debugging():
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):

@@ -7,7 +7,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from spider_bundle.batch.codes import BatchCode, BatchError
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import sync
 
 SHORTEST = 16
@@ -37,7 +37,7 @@ def read_key_file(path: Path) -> str:
     """The key of a file.
 
     Raises:
-        BatchError: K01, it is absent, too short, or others than its owner may read it.
+        SpiderError: K01, it is absent, too short, or others than its owner may read it.
     """
     try:
         with path.open(encoding="utf-8") as stream:
@@ -45,9 +45,9 @@ def read_key_file(path: Path) -> str:
             key = stream.read().strip()
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file cannot be read ({type(error).__name__})"
-        raise BatchError(BatchCode.K01, message) from None
+        raise SpiderError(Code.INVALID_KEY_FILE, message) from None
     if os.name == "posix" and mode & 0o077:
-        raise BatchError(BatchCode.K01, f"others may read the key file (mode {mode:o})")
+        raise SpiderError(Code.INVALID_KEY_FILE, f"others may read the key file (mode {mode:o})")
     if len(key) < SHORTEST:
-        raise BatchError(BatchCode.K01, f"the key has fewer than {SHORTEST} characters")
+        raise SpiderError(Code.INVALID_KEY_FILE, f"the key has fewer than {SHORTEST} characters")
     return key

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spider_bundle.batch.codes import BatchCode, batch_facts
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.manifest import State
-from spider_bundle.batch.sandbox import debug, isolate_process
+from spider_bundle.batch.records import State
+from spider_bundle.batch.sandbox import isolate_process
 from spider_bundle.bundle import bundle_root
-from spider_bundle.dicom.errors import RadiographError, finding_facts
+from spider_bundle.errors import Code, SpiderError, finding
+from spider_bundle.logs import debug
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -52,7 +52,7 @@ class Pipeline(Protocol):
         """Read the radiographs.
 
         Raises:
-            RadiographError: They cannot be used.
+            SpiderError: They cannot be used.
         """
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -152,19 +152,7 @@ class InferencePipeline:
 
     def read(self, job: Job) -> dict[str, Any]:
         """Read the pair into the network's image."""
-        from spider_bundle.dicom.overrides import PairOverrides
-        from spider_bundle.dicom.transforms import BiplanarRadiographsd
-
-        stated = PairOverrides.from_mapping(job.overrides)
-        for transform in self._preprocessing.transforms:
-            if isinstance(transform, BiplanarRadiographsd):
-                transform.overrides = stated
-        item = self._preprocessing(
-            {"image": {"frontal": str(job.frontal), "lateral": str(job.lateral)}}
-        )
-        # the manifest and the folder must name one study, whatever the reader made of it
-        item["image"].meta["study_key"] = job.study_key
-        return item
+        return self._preprocessing({"image": job.pair})
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
         """Run the network; add ``pred`` ``(K + 1, X, Y, Z)``."""
@@ -222,13 +210,13 @@ def run_study(pipeline: Pipeline, job: Job) -> StudyDone:
         if name == "read":
             provenance = getattr(item.get("image"), "meta", {}).get("provenance")
             found = provenance.findings if provenance is not None else ()
-            warnings = [finding_facts(warning) for warning in found]
+            warnings = [warning.facts() for warning in found]
     return StudyDone(job.study_key, State.DONE, warnings, seconds)
 
 
 def _cause(error: BaseException) -> BaseException:
     """Return the original error; MONAI's Compose wraps what its transforms raise."""
-    while not isinstance(error, RadiographError) and error.__cause__ is not None:
+    while not isinstance(error, SpiderError) and error.__cause__ is not None:
         error = error.__cause__
     return error
 
@@ -239,19 +227,19 @@ def _failed(
     """Return the end of a study; most errors give their kind only, as the text may name files."""
     from spider_bundle.outputs.study import StudyError  # heavy, and loaded by now
 
-    if isinstance(cause, RadiographError):
-        refusal = [finding_facts(found) for found in cause.findings]
+    if isinstance(cause, SpiderError):
+        refusal = [found.facts() for found in cause.findings]
         return StudyDone(study_key, State.REFUSED, refusal, seconds)
-    code, message = BatchCode.R07, f"{stage}: {type(cause).__name__}"
+    code, message = Code.STUDY_FAILED, f"{stage}: {type(cause).__name__}"
     if isinstance(cause, StudyError):
-        code, message = BatchCode.R01, str(cause)
+        code, message = Code.WRITE_FAILED, str(cause)
     elif isinstance(cause, OSError):
-        code = BatchCode.R01 if stage == "write" else BatchCode.R07
+        code = Code.WRITE_FAILED if stage == "write" else Code.STUDY_FAILED
         message = f"{stage}: {cause.strerror or type(cause).__name__}"
     return StudyDone(
         study_key,
         State.FAILED,
-        [batch_facts(code, message)],
+        [finding(code, "batch", message).facts()],
         seconds,
         disk_full=isinstance(cause, OSError) and cause.errno in _DISK_FULL,
         device_error=stage != "read"

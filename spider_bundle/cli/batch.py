@@ -181,14 +181,14 @@ def _without_traceback(options: BatchOptions) -> Iterator[None]:
         typer.BadParameter: Wrong use.
         typer.Exit: All else.
     """
-    from spider_bundle.batch.ending import early_end
+    from spider_bundle.cli.exit_status import exit_status_of
 
     try:
         yield
     except (typer.Exit, typer.BadParameter):  # told already
         raise
     except Exception as error:
-        end = early_end(error, options)
+        end = exit_status_of(error, options)
         if end.exit_code == EXIT_USAGE:
             raise typer.BadParameter(end.message) from None
         fail(end.message, end.exit_code)

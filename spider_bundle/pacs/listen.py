@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from spider_bundle.batch.audit import AuditLog
+from spider_bundle.batch.records import AuditLog
 from spider_bundle.dicom.header import Header
 from spider_bundle.dicom.studies import PUBLIC_KEY, study_key
 from spider_bundle.errors import Code, SpiderError

@@ -18,7 +18,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from spider_bundle.batch.jsonlines import append_line
+from spider_bundle.batch.records import append_line
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.logs import silenced, silent_pydicom

@@ -15,7 +15,7 @@ from typing import Any
 
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.worker import WorkerSettings
-from spider_bundle.dicom.errors import Code, RadiographError, finding
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 
 RESULT = "ct.nii.gz"
@@ -36,10 +36,10 @@ class StandIn:
 
     def read(self, job: Job) -> dict[str, Any]:
         if self._behaviour.get(job.study_key) == "refuse":
-            raise RadiographError([finding(Code.E16, "frontal")])
+            raise SpiderError(Code.INVALID_PIXEL_VALUES, role="frontal")
         if self._behaviour.get(job.study_key) == "stall":
             time.sleep(3600)
-        return {"key": job.study_key, "sha": file_sha256(job.frontal), "overrides": job.overrides}
+        return {"key": job.study_key, "sha": file_sha256(job.paths[0]), "overrides": job.overrides}
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
         time.sleep(self._behaviour.get("seconds", 0.0))

@@ -1,4 +1,4 @@
-"""Stand-ins for what examines files, which the child process of the tests imports by name."""
+"""Stand-ins for what reads files, which the sandbox of the tests imports by name."""
 
 from __future__ import annotations
 
@@ -9,38 +9,27 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spider_bundle.batch import examine
-from spider_bundle.batch.archives import ArchiveLimits
-from spider_bundle.batch.codes import BatchCode, batch_facts
-from spider_bundle.batch.job import Refusal, refused_file
-from spider_bundle.dicom.errors import RadiographError
+from spider_bundle.batch import finder
+from spider_bundle.errors import SpiderError
 from tests.films import read_radiograph
 
 WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""
 
+_describe_file, _hash_files = finder.describe_file, finder.hash_files
 
-def describe(path: Path, *arguments: Any) -> Any:
+
+def describe_file(path: Path, *arguments: Any) -> Any:
     """As usual, but some files harm their reader."""
     _suffer(path)
-    return examine.describe(path, *arguments)
+    return _describe_file(path, *arguments)
 
 
-def check(study: Any, *arguments: Any) -> Any:
+def hash_files(paths: Any, *arguments: Any) -> Any:
     """As usual, but some files harm their reader."""
-    for candidate in study.films:
-        _suffer(candidate.path)
-    return examine.check(study, *arguments)
-
-
-def unpacked(
-    archive: Path, folder: Path, key: str, limits: ArchiveLimits | None, reserve: int
-) -> Refusal | None:
-    """As usual, on a disk with room for ``reserve`` archives."""
-    full = [other for other in folder.parent.iterdir() if other != folder and any(other.iterdir())]
-    if len(full) >= reserve:
-        return refused_file(archive, key, [batch_facts(BatchCode.A06)])
-    return examine.unpacked(archive, folder, key, limits, 0)
+    for path in paths:
+        _suffer(path)
+    return _hash_files(paths, *arguments)
 
 
 def torn(archive: Path, *_: Any) -> None:
@@ -64,7 +53,7 @@ def outcome(path: Path) -> list[str]:
     """Codes of the errors of a file whose pixels are read too."""
     try:
         read_radiograph(path)
-    except RadiographError as error:
+    except SpiderError as error:
         return [found.code.value for found in error.errors]
     return []
 

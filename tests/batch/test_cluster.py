@@ -23,13 +23,13 @@ import pytest
 import torch
 
 from spider_bundle.batch.cluster import ClusterOptions, ClusterWorkplace, _Actor, _facts, _Terms
-from spider_bundle.batch.codes import BatchError
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.manifest import Manifest, State
 from spider_bundle.batch.pool import Crew, Message, Worker, WorkerLostError
+from spider_bundle.batch.records import Manifest, State
 from spider_bundle.batch.runner import BatchOptions, Outcome, run_batch
 from spider_bundle.batch.worker import Ended, Ready, WorkerSettings
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.errors import SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.networks import SPIDER
 from tests.batch.conftest import strays
@@ -190,7 +190,7 @@ def test_unreachable_cluster_is_told(tmp_path: Path) -> None:
     with socket.socket() as bound:  # but nobody listens
         bound.bind(("127.0.0.1", 0))
         cluster = ClusterOptions(f"127.0.0.1:{bound.getsockname()[1]}")
-        with pytest.raises(BatchError, match="R10 the cluster cannot be reached"):
+        with pytest.raises(SpiderError, match="R10 the cluster cannot be reached"):
             ClusterWorkplace(settings(tmp_path), cluster, "cpu").recruit()
 
 
@@ -217,7 +217,7 @@ def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
     options = ClusterOptions(cluster.address, cpus=99, start_seconds=1.0)
     crew = Crew(ClusterWorkplace(settings(tmp_path), options, "cpu"), 1, 600.0)
     handler = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(BatchError, match="R10 no worker could start within 1 s"):
+    with pytest.raises(SpiderError, match="R10 no worker could start within 1 s"):
         fly(crew, [job(tmp_path)])
     # Ray's own handler would end the runner at the first SIGTERM
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -256,7 +256,7 @@ def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: path.exists())
     assert fly(crew, [job(tmp_path)]) == {"0" * 16: ["R07"]}
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: True)
-    with pytest.raises(BatchError, match="R09 a node does not see the files"):
+    with pytest.raises(SpiderError, match="R09 a node does not see the files"):
         fly(crew, [job(tmp_path)])
     crew.kill()
 

@@ -16,9 +16,8 @@ from types import ModuleType
 import pydicom
 import pytest
 
-from spider_bundle.batch import intake
-from spider_bundle.batch.intake import Found, Intake
-from spider_bundle.batch.medium import file_ids, referenced_files
+from spider_bundle.batch import finder
+from spider_bundle.batch.finder import Found, StudyFinder
 from spider_bundle.batch.sandbox import CallError, Sandbox
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
@@ -31,7 +30,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[Sandbox]:
+def sandbox() -> Iterator[Sandbox]:
     process = Sandbox([readers.__name__])
     yield process
     process.close()
@@ -47,52 +46,52 @@ def mark(path: Path, word: bytes) -> None:
     dataset.save_as(path)
 
 
-@pytest.mark.parametrize("stage", ["describe", "check"])
+@pytest.mark.parametrize("stage", ["describe_file", "hash_files"])
 def test_file_that_harms_its_reader_is_refused_alone(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: Sandbox, stage: str
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, stage: str
 ) -> None:
     source = spool(len(readers.WORDS) + 1)
-    monkeypatch.setattr(intake, stage, getattr(readers, stage))
+    monkeypatch.setattr(finder, stage, getattr(readers, stage))
     for number, word in enumerate(readers.WORDS.values(), 1):
         mark(source / f"s{number}" / "frontal.dcm", word)
-    search = Intake(source, tmp_path, KEY, seconds=5.0, child=child)
+    search = StudyFinder(source, tmp_path, KEY, seconds=5.0, sandbox=sandbox)
     found = search.find()
-    assert [job.frontal.parent.name for job in found.jobs] == ["s0"]
+    assert [job.paths[0].parent.name for job in found.jobs] == ["s0"]
     harmful = [refusal for refusal in found.refusals if refusal.codes == ["A04"]]
     assert len(harmful) == len(readers.WORDS)
     told = [refusal.findings[0]["message"] for refusal in harmful]
     for words in ("longer than", "died", "MemoryError", "ValueError"):
         assert sum(words in message for message in told) == 1
     assert not any("Doe" in message or str(tmp_path) in message for message in told)
-    if stage == "describe":  # the file is refused, and the other one of its study lacks it
+    if stage == "describe_file":  # the file is refused, and the other one of its study lacks it
         assert codes(found).count("E06") == len(readers.WORDS)
     else:
         uids = [SyntheticIdentity(f"s{n}").uid("study") for n in range(1, len(readers.WORDS) + 1)]
         assert {refusal.study_key for refusal in harmful} == {study_key(u, KEY) for u in uids}
     # what was examined is not examined again, so a watched spool waits for no hang twice
-    monkeypatch.setattr(child, "call", lambda *_, **__: pytest.fail("examined again"))
+    monkeypatch.setattr(sandbox, "call", lambda *_, **__: pytest.fail("examined again"))
     assert search.find() == found
 
 
-def test_child_that_died_or_hung_is_replaced(child: Sandbox) -> None:
+def test_sandbox_that_died_or_hung_is_replaced(sandbox: Sandbox) -> None:
     with pytest.raises(CallError, match="died"):
-        child.call(os._exit, 1, seconds=60.0)
+        sandbox.call(os._exit, 1, seconds=60.0)
     with pytest.raises(CallError, match="longer than"):
-        child.call(time.sleep, 600.0, seconds=0.5)
+        sandbox.call(time.sleep, 600.0, seconds=0.5)
     with pytest.raises(CallError, match="ZeroDivisionError"):
-        child.call(divmod, 1, 0, seconds=60.0)
+        sandbox.call(divmod, 1, 0, seconds=60.0)
     with pytest.raises(FileNotFoundError):
-        child.call(os.stat, "/absent", seconds=60.0)
-    assert child.call(divmod, 7, 2, seconds=60.0) == (3, 1)
+        sandbox.call(os.stat, "/absent", seconds=60.0)
+    assert sandbox.call(divmod, 7, 2, seconds=60.0) == (3, 1)
 
 
-def test_forgotten_child_does_not_keep_its_process(tmp_path: Path) -> None:
+def test_forgotten_sandbox_does_not_keep_its_process(tmp_path: Path) -> None:
     script = tmp_path / "forget.py"
     script.write_text(
         "from spider_bundle.batch.sandbox import Sandbox\n"
         "if __name__ == '__main__':\n"
-        "    child = Sandbox()\n"
-        "    raise SystemExit(child.call(divmod, 9, 2, seconds=60)[0])\n"
+        "    sandbox = Sandbox()\n"
+        "    raise SystemExit(sandbox.call(divmod, 9, 2, seconds=60)[0])\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
     done = subprocess.run([sys.executable, str(script)], env=environment, timeout=60, check=False)
@@ -142,18 +141,18 @@ def test_memory_stays_bounded(spool: Spool, tmp_path: Path, fuzz: ModuleType) ->
     with zipfile.ZipFile(source / "many.zip", "w") as archive:
         for number in range(40_000):
             archive.writestr(str(number), b"")
-    child = Sandbox([readers.__name__], memory=1 << 44)
+    sandbox = Sandbox([readers.__name__], memory=1 << 44)
     try:
-        before = child.call(readers.peak_bytes, seconds=60.0)
-        found = Intake(source, workspace, KEY, child=child).find()
-        intake_peak = child.call(readers.peak_bytes, seconds=60.0) - before
+        before = sandbox.call(readers.peak_bytes, seconds=60.0)
+        found = StudyFinder(source, workspace, KEY, sandbox=sandbox).find()
+        intake_peak = sandbox.call(readers.peak_bytes, seconds=60.0) - before
         outcomes = {
-            path.name: child.call(readers.outcome, path, seconds=120.0)
+            path.name: sandbox.call(readers.outcome, path, seconds=120.0)
             for path in sorted(source.glob("hostile*"))
         }
-        worker_peak = child.call(readers.peak_bytes, seconds=60.0) - before
+        worker_peak = sandbox.call(readers.peak_bytes, seconds=60.0) - before
     finally:
-        child.close()
+        sandbox.close()
     assert codes(found).count("A02") == 2
     assert "A04" not in codes(found)
     assert all(outcome and set(outcome) <= {"E01", "E02", "E16"} for outcome in outcomes.values())
@@ -173,86 +172,32 @@ def test_largest_frame_takes_no_more_than_is_documented(
     frame = struct.pack("<16I", 2, 64, 64 + len(runs), *([0] * 13)) + runs * 2
     large = fuzz.sized(path.read_bytes(), edge, edge)
     path.write_bytes(fuzz.encapsulated(large, "1.2.840.10008.1.2.5", frame))
-    child = Sandbox([readers.__name__], memory=1 << 44)
+    sandbox = Sandbox([readers.__name__], memory=1 << 44)
     try:
-        before = child.call(readers.peak_bytes, seconds=60.0)
-        assert child.call(readers.outcome, path, seconds=600.0) == []
-        peak = child.call(readers.peak_bytes, seconds=60.0) - before
+        before = sandbox.call(readers.peak_bytes, seconds=60.0)
+        assert sandbox.call(readers.outcome, path, seconds=600.0) == []
+        peak = sandbox.call(readers.peak_bytes, seconds=60.0) - before
     finally:
-        child.close()
+        sandbox.close()
     assert peak < 3 << 30, peak / MIB
 
 
-def test_file_beyond_the_limit_is_refused(spool: Spool, tmp_path: Path, child: Sandbox) -> None:
+def test_file_beyond_the_limit_is_refused(spool: Spool, tmp_path: Path, sandbox: Sandbox) -> None:
     source = spool(1)
     path = source / "s0" / "frontal.dcm"
     os.truncate(path, 3 << 30)  # no space on the disk
-    found = Intake(source, tmp_path, KEY, child=child).find()
+    found = StudyFinder(source, tmp_path, KEY, sandbox=sandbox).find()
     assert codes(found) == ["E16"]
     assert "3.22e+09 bytes" in found.refusals[0].findings[0]["message"]
 
 
 def test_damaged_dicom_file_is_told_and_other_files_are_not(
-    spool: Spool, tmp_path: Path, child: Sandbox
+    spool: Spool, tmp_path: Path, sandbox: Sandbox
 ) -> None:
     source = spool(1)
     sound = (source / "s0" / "frontal.dcm").read_bytes()
     (source / "cut").write_bytes(sound[:300])
     (source / "copy").write_bytes(sound[:300])
     (source / "letter.txt").write_text("Dear Ms Doe")
-    found = Intake(source, tmp_path, KEY, child=child).find()
+    found = StudyFinder(source, tmp_path, KEY, sandbox=sandbox).find()
     assert (len(found.jobs), codes(found), found.foreign_files) == (1, ["E01"], 1)
-
-
-# ---- media
-
-
-def test_directory_leads_nowhere_else(spool: Spool, tmp_path: Path) -> None:
-    folder = tmp_path / "medium"
-    (folder / "IMAGES").mkdir(parents=True)
-    outside = spool(1) / "s0" / "frontal.dcm"
-    (folder / "IMAGES" / "IM1").write_bytes(outside.read_bytes())
-    (folder / "images" / "im2").parent.mkdir(exist_ok=True)
-    (folder / "images" / "im2").write_bytes(b"lower case")
-    (folder / "LINK").symlink_to(outside)
-    (folder / "AWAY").symlink_to(outside.parent, target_is_directory=True)
-    (folder / "LOOP").symlink_to(folder / "LOOP")
-    ids = [
-        ("IMAGES", "IM1"),
-        ("IMAGES", "IM2"),
-        ("IMAGES", "IM1"),
-        *[("..", "in", "s0", "frontal.dcm"), (str(outside),), ("IMAGES/IM1",), ("",)],
-        *[("LINK",), ("AWAY", "frontal.dcm"), ("LOOP",), ("LOOP", "IM1"), ("IMAGES",)],
-        *[("A" * 5000,), ("A\0B",), ("ABSENT",), ("IMAGES", "IM1", "IM1")],
-    ]
-    files, absent = referenced_files(folder / "DICOMDIR", ids)
-    assert [path.relative_to(folder) for path in files] == [
-        Path("IMAGES", "IM1"),
-        Path("images", "im2"),
-    ]
-    assert absent == len(ids) - 3
-
-
-@pytest.mark.parametrize(
-    ("value", "wanted"),
-    [(["A", "B"], (("A", "B"),)), ("A", (("A",),)), (None, ()), (["A", ""], (("A", ""),))],
-)
-def test_file_ids_of_any_form(
-    value: object, wanted: object, tmp_path: Path, fuzz: ModuleType
-) -> None:
-    record = pydicom.Dataset()
-    record.OffsetOfTheNextDirectoryRecord = 0
-    record.ReferencedFileID = value
-    path = tmp_path / "DICOMDIR"
-    fuzz.write_directory(path, [record, pydicom.Dataset()])
-    assert file_ids(path, KEY) == wanted
-
-
-def test_unreadable_directories_are_refused_once(
-    spool: Spool, tmp_path: Path, child: Sandbox
-) -> None:
-    source = spool(1)
-    (source / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + b"\xff" * 100)
-    found = Intake(source, tmp_path, KEY, child=child).find()
-    assert (len(found.jobs), codes(found)) == (1, ["A03"])
-    assert Intake(source / "DICOMDIR", tmp_path, KEY, child=child).find().refusals

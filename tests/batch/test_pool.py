@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spider_bundle.batch.codes import BatchCode, BatchError, batch_facts
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.manifest import State
 from spider_bundle.batch.pool import LocalBackend, Worker, WorkerPool, WorkerStartError
+from spider_bundle.batch.records import State
 from spider_bundle.batch.worker import (
     Message,
     Ready,
@@ -26,9 +26,12 @@ from spider_bundle.batch.worker import (
     StudyDone,
     WorkerSettings,
 )
+from spider_bundle.errors import Code, SpiderError, finding
 from tests.batch.pipelines import StandIn
 
 LIMIT = 10.0
+PAIR: Any = None
+"""No worker of these tests looks at films."""
 
 
 class ScriptedWorker:
@@ -74,8 +77,8 @@ class ScriptedBackend:
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """The test's clock stands."""
 
-    def late(self) -> BatchError:
-        return BatchError(BatchCode.R02, "late")
+    def late(self) -> SpiderError:
+        return SpiderError(Code.RUN_FAILED, "late")
 
     def close(self) -> None:
         """There is nothing to release."""
@@ -95,7 +98,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> li
 
 
 def jobs(keys: str, files: Sequence[Path] = ()) -> list[Job]:
-    return [Job(key, Path("a"), Path("b"), {}, None, "inputs", files) for key in keys]
+    return [Job(key, PAIR, {}, None, "inputs", files) for key in keys]
 
 
 def started(size: int, keys: str, *coming: ScriptedWorker | None) -> WorkerPool:
@@ -113,7 +116,7 @@ def done(key: str) -> StudyDone:
 
 
 def device_error(key: str) -> StudyDone:
-    facts = [batch_facts(BatchCode.R07)]
+    facts = [finding(Code.STUDY_FAILED, "batch").facts()]
     return StudyDone(key, State.FAILED, facts, {"read": 0.5}, device_error=True)
 
 
@@ -242,12 +245,12 @@ def test_batch_gives_up_after_three_starts_but_at_once_at_first() -> None:
     first, never = ScriptedWorker(), ScriptedWorker()
     pool = started(1, "ab", first, None, ScriptedWorker([None]), None, never)
     first.script = [None]
-    with pytest.raises(BatchError, match=r"R02 .* start \(BlockingIOError\)"):
+    with pytest.raises(SpiderError, match=r"R02 .* start \(BlockingIOError\)"):
         polls(pool, 100)
     backend = ScriptedBackend(ScriptedWorker([StartFailed("OSError")]), never)
     pool = WorkerPool(backend, 1, LIMIT)
     pool.submit(*jobs("a"))
-    with pytest.raises(BatchError, match=r"R02 .* start \(OSError\)"):
+    with pytest.raises(SpiderError, match=r"R02 .* start \(OSError\)"):
         pool.poll()
     assert backend.coming == [never]
 
@@ -257,7 +260,7 @@ def test_worker_that_takes_too_long_to_start_ends_the_batch(clock: list[float]) 
     clock[0] += 599.0
     assert pool.poll() == []
     clock[0] += 2.0
-    with pytest.raises(BatchError, match="R02 late"):
+    with pytest.raises(SpiderError, match="R02 late"):
         pool.poll()
 
 
@@ -321,10 +324,23 @@ from spider_bundle.batch.job import Job
 from spider_bundle.batch.worker import WorkerSettings
 from tests.batch.pipelines import StandIn
 
+class Film:
+    # stands for the pair, too: the study's only file is this script
+    path = Path(__file__)
+
+    @property
+    def sides(self):
+        return self, self
+
+    @property
+    def film(self):
+        return self
+
+
 if __name__ == "__main__":
     settings = WorkerSettings(config={"output_dir": sys.argv[1]}, pipeline=StandIn)
     pool = WorkerPool(LocalBackend(settings), 1, 600.0)
-    pool.submit(Job("a", Path(__file__), Path(__file__), {}, None, "inputs", ()))
+    pool.submit(Job("a", Film(), {}, None, "inputs", ()))
     while True:
         pool.poll()
 """

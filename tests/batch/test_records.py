@@ -10,12 +10,18 @@ from typing import Any
 
 import pytest
 
-from spider_bundle.batch.audit import AuditLog
-from spider_bundle.batch.codes import BatchError
-from spider_bundle.batch.jsonlines import append_line, read_lines
-from spider_bundle.batch.manifest import MANIFEST_FILE, Entry, Manifest, State
 from spider_bundle.batch.profile import read_profile
+from spider_bundle.batch.records import (
+    MANIFEST_FILE,
+    AuditLog,
+    Entry,
+    Manifest,
+    State,
+    append_line,
+    read_lines,
+)
 from spider_bundle.batch.site_key import create_key_file, read_key_file
+from spider_bundle.errors import SpiderError
 
 
 def test_lines_are_appended_and_torn_ones_passed_over(tmp_path: Path) -> None:
@@ -76,13 +82,13 @@ def test_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:
     create_key_file(path)
     assert read_key_file(path) == key
     path.chmod(0o640)
-    with pytest.raises(BatchError, match="K01 others may read"):
+    with pytest.raises(SpiderError, match="K01 others may read"):
         read_key_file(path)
     os.chmod(path, 0o600)
     path.write_text("short\n")
-    with pytest.raises(BatchError, match="K01 the key has fewer"):
+    with pytest.raises(SpiderError, match="K01 the key has fewer"):
         read_key_file(path)
-    with pytest.raises(BatchError, match="K01"):
+    with pytest.raises(SpiderError, match="K01"):
         read_key_file(tmp_path / "absent")
 
 
@@ -117,7 +123,7 @@ RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
 def test_wrong_profiles_are_told(content: Any, word: str, tmp_path: Path) -> None:
     path = tmp_path / "site.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    with pytest.raises(BatchError, match=f"S01.*{word}"):
+    with pytest.raises(SpiderError, match=f"S01.*{word}"):
         read_profile(path)
 
 

@@ -18,16 +18,17 @@ from typing import Any
 
 import pydicom
 import pytest
+from filelock import FileLock
 
-from spider_bundle.batch import intake, jsonlines, runner
-from spider_bundle.batch.codes import BatchCode, BatchError
-from spider_bundle.batch.jsonlines import read_lines
-from spider_bundle.batch.manifest import MANIFEST_FILE, Manifest
+from spider_bundle.batch import finder, records
+from spider_bundle.batch.finder import Found, StudyFinder
 from spider_bundle.batch.options import worker_count, worker_settings
+from spider_bundle.batch.records import MANIFEST_FILE, Manifest, read_lines
 from spider_bundle.batch.runner import BatchOptions, Outcome, is_whole, plan_batch, run_batch
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from tests.batch import readers
 from tests.batch.conftest import TINY, contents, strays
@@ -100,7 +101,7 @@ def test_header_that_kills_its_reader_takes_nothing_down(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, output = spool(3), tmp_path / "out"
-    monkeypatch.setattr(intake, "describe", readers.describe)
+    monkeypatch.setattr(finder, "describe_file", readers.describe_file)
     for number, word in ((0, "hang"), (1, "die")):
         dataset = pydicom.dcmread(source / f"s{number}" / "lateral.dcm")
         dataset.ManufacturerModelName = readers.WORDS[word].decode()
@@ -133,7 +134,7 @@ def test_full_disk_stops_the_batch_and_leaves_nothing_half_written(
     assert not (output / key_of("s1")).exists()
     assert strays(output) == []
     assert outcome.exit_code == 1
-    assert outcome.stop_code is BatchCode.R06
+    assert outcome.stop_code is Code.NO_DISK_SPACE
     assert outcome.left > 0
     assert outcome.done + outcome.left == 7
     behave(tmp_path)
@@ -158,7 +159,7 @@ def test_full_disk_under_the_manifest_loses_no_study(
         return write(descriptor, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(jsonlines.os, "write", cut)
+        patch.setattr(records.os, "write", cut)
         with pytest.raises(OSError, match="No space"):
             batch(source, output)
     assert strays(output) == []
@@ -193,7 +194,7 @@ def test_error_stops_the_batch_if_told_to(spool: Spool, tmp_path: Path) -> None:
 def test_worker_that_cannot_start_ends_the_batch(
     spool: Spool, tmp_path: Path, pipeline: Any, word: str
 ) -> None:
-    with pytest.raises(BatchError, match=f"R02.*{word}") as error:
+    with pytest.raises(SpiderError, match=f"R02.*{word}") as error:
         batch(spool(1), tmp_path / "out", pipeline=pipeline)
     assert "Doe" not in str(error.value)
     end = read_lines(tmp_path / "out" / "audit" / "run-000001.jsonl")[0][-1]
@@ -260,18 +261,15 @@ def test_profile_reaches_the_studies_it_fits(spool: Spool, tmp_path: Path) -> No
     assert rules == {key_of("s0"): None, key_of("s1"): 1}
 
 
-def test_second_batch_in_one_folder_waits(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_batch_in_one_folder_waits(spool: Spool, tmp_path: Path) -> None:
     source, output = spool(1), tmp_path / "out"
-
-    def meanwhile(self: Any) -> Outcome:
-        with pytest.raises(BatchError, match="R08"):
-            run_batch(BatchOptions(source, output))
-        return Outcome(done=1)
-
-    monkeypatch.setattr(runner._Run, "run", meanwhile)
-    assert batch(source, output).done == 1
+    (output / ".locks").mkdir(parents=True)
+    with (
+        FileLock(output / ".locks" / "batch.lock"),
+        pytest.raises(SpiderError, match="R08 another batch"),
+    ):
+        batch(source, output)
+    assert [path.name for path in output.iterdir()] == [".locks"]
 
 
 def test_nothing_found_is_not_success(tmp_path: Path) -> None:
@@ -291,7 +289,7 @@ def test_nothing_found_is_not_success(tmp_path: Path) -> None:
         ({"refused": 1, "left": 1, "is_stopped": True}, 4),
         ({"failed": 1, "left": 1, "is_stopped": True}, 1),
         ({"done": 1, "is_stopped": True}, 0),
-        ({"left": 1, "is_stopped": True, "stop_code": BatchCode.R06}, 1),
+        ({"left": 1, "is_stopped": True, "stop_code": Code.NO_DISK_SPACE}, 1),
     ],
 )
 def test_exit_codes(numbers: dict[str, Any], code: int) -> None:
@@ -428,25 +426,21 @@ def test_watch_does_not_see_its_own_files(
     source, output = spool(2), tmp_path / "link"
     (source / "out").mkdir()
     output.symlink_to(source / "out", target_is_directory=True)
-    scan, scans = runner._Run._scan, []
+    find, searches = StudyFinder.find, []
 
-    def counted(*arguments: Any) -> bool:
-        scans.append(time.monotonic())
-        return scan(*arguments)
+    def counted(*arguments: Any) -> Found:
+        searches.append(time.monotonic())
+        return find(*arguments)
 
-    def stop() -> None:
+    def watch() -> None:
         wait_for(lambda: done(output) == 2)
         time.sleep(2)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(runner._Run, "_scan", counted)
-    thread = threading.Thread(target=stop)
-    thread.start()
-    outcome = batch(source, output, watch=True, quiet_seconds=0.2)
-    thread.join()
+    monkeypatch.setattr(StudyFinder, "find", counted)
+    outcome = watched(source, output, watch)
     assert (outcome.done, outcome.refused, outcome.exit_code) == (2, 0, 0)
-    # once when they are seen and once when they are quiet; every result would ask for another
-    assert len(scans) <= 2
+    # once when they are seen and once when they are at rest; every result would ask for another
+    assert len(searches) <= 2
     assert len(list((source / "out" / "audit").iterdir())) == 1
 
 
@@ -516,54 +510,10 @@ def test_workers_share_cores_and_memory(
 
 
 @pytest.mark.slow
-def test_archives_take_turns_where_the_disk_has_room_for_one(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "unpacked", readers.unpacked)
-    elsewhere, source, output = spool(5), tmp_path / "night", tmp_path / "out"
-    source.mkdir()
-    for name in ("s0", "s1", "s2"):
-        shutil.make_archive(str(source / name), "zip", elsewhere / name)
-    shutil.copytree(elsewhere / "s3", source / "s3")
-    # takes the room first, and waits for a view that does not come
-    shutil.make_archive(str(source / "a"), "zip", elsewhere / "s4", "frontal.dcm")
-    reserve = 0.5 / (1 << 20)  # twice that is one byte: for the stand-in, one archive
-    assert batch(source, output, min_free_mib=0.0).exit_code == 3
-    assert sorted(states(output).values()) == [("done", []), *[("refused", ["A06"])] * 4]
-    outcome = batch(source, output, min_free_mib=reserve)
-    assert (outcome.done, outcome.skipped, outcome.refused) == (3, 1, 1)
-    assert states(output)[key_of("s4")] == ("refused", ["E06"])
-    assert {states(output)[key_of(f"s{n}")][0] for n in range(4)} == {"done"}
-    assert strays(output) == []
-
-
-@pytest.mark.slow
-def test_signal_leaves_archives_that_wait_for_room(
-    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "unpacked", readers.unpacked)
-    elsewhere, source, output = spool(2), tmp_path / "night", tmp_path / "out"
-    source.mkdir()
-    for name in ("s0", "s1"):
-        shutil.make_archive(str(source / name), "zip", elsewhere / name)
-    behave(tmp_path, seconds=2.0)
-
-    def stop() -> None:
-        wait_for(lambda: (output / "reading").exists())
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    thread = threading.Thread(target=stop)
-    thread.start()
-    outcome = batch(source, output, min_free_mib=0.5 / (1 << 20), pipeline=Announcing)
-    thread.join()
-    assert (outcome.done, outcome.left, outcome.exit_code) == (1, 1, 4)
-
-
-@pytest.mark.slow
 def test_signal_cuts_a_search_that_takes_long(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "describe", readers.describe)
+    monkeypatch.setattr(finder, "describe_file", readers.describe_file)
     source, output = spool(2), tmp_path / "out"
     dataset = pydicom.dcmread(source / "s0" / "frontal.dcm")
     dataset.ManufacturerModelName = readers.WORDS["hang"].decode()

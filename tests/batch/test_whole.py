@@ -19,8 +19,7 @@ import torch
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from typer.testing import CliRunner
 
-from spider_bundle.batch.jsonlines import read_lines
-from spider_bundle.batch.manifest import Manifest, State
+from spider_bundle.batch.records import Manifest, State, read_lines
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cli import app
 from spider_bundle.demo import write_demo_pair
@@ -193,27 +192,6 @@ def test_dry_run_after_the_night(night: Night) -> None:
     assert result.output.count("done before, would be skipped") == 2
     assert "refused: E06" in result.output
     assert contents(night.root / "out") == before
-
-
-@pytest.mark.slow
-def test_config_goes_on_where_the_command_ended(night: Night, bundle_root: Path) -> None:
-    values = {
-        "dataset_dir": night.root / "Doe_Jane",
-        "output_dir": night.root / "out",
-        "weights": night.root / "weights.pt",
-        "key_file": night.root / "key",
-        "config_files": [str(night.root / "tiny.json")],
-        **{"spacing": 8.0, "shape": 32, "device": "cpu", "precision": "float32"},
-        **{"dicom": True, "mesh": True, "html": True},
-    }
-    options = [word for name, value in values.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "monai.bundle", "run", "batch"]
-    command += ["--config_file", "configs/batch.json", *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=bundle_root)
-    assert done.returncode == 3, done.stderr[-2000:]
-    end = read_lines(night.root / "out" / "audit" / "run-000002.jsonl")[0][-1]
-    assert (end["counts"]["skipped"], end["counts"]["done"]) == (2, 0)
-    assert not [s for s in night.secrets if s in done.stdout + done.stderr]
 
 
 @pytest.mark.parametrize(

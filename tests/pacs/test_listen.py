@@ -32,7 +32,7 @@ from pydicom.uid import (
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
-from spider_bundle.batch.intake import Intake
+from spider_bundle.batch.finder import StudyFinder
 from spider_bundle.dicom.header import SOP_CLASSES
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.errors import SpiderError
@@ -106,7 +106,7 @@ def test_a_pair_arrives_byte_for_byte_and_a_batch_can_take_it(
         original = read_radiograph(sources[sent.SOPInstanceUID]).pixels
         np.testing.assert_array_equal(read_radiograph(path).pixels, original)
     (tmp_path / "workspace").mkdir()
-    found = Intake(spool, tmp_path / "workspace", KEY).find()
+    found = StudyFinder(spool, tmp_path / "workspace", KEY).find()
     assert [job.study_key for job in found.jobs] == [key]
     assert {found.jobs[0].frontal, found.jobs[0].lateral} == set(paths)
     assert not found.refusals
