@@ -35,7 +35,7 @@ class BatchOptions:
     """What a batch is told.
 
     Attributes:
-        input: Folder, zip archive, DICOMDIR or DICOM file; never written to.
+        input: Folder, zip archive or DICOM file; never written to.
         output: Folder for the results.
         spacing: Voxel size, mm.
         shape: Voxels along each axis.

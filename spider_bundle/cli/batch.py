@@ -37,7 +37,7 @@ def batch(
         Path,
         typer.Argument(
             metavar="INPUT",
-            help="Folder with studies and zip archives, a zip archive, or a DICOMDIR.",
+            help="Folder with studies and zip archives, or a zip archive.",
             exists=True,
         ),
     ],

@@ -1,4 +1,4 @@
-"""A stand-in that takes whole actors of a cluster with it; the nodes import it by name."""
+"""A stand-in that takes its actor of a cluster with it; the nodes import it by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SEEN = "seen"
 class Lossy(StandIn):
     """Also kills its actor the first time that it takes a study whose behaviour is ``lose``.
 
-    Tells in the folder ``seen`` beside the output folder which process took a study, on which node.
+    Tells in the folder ``seen`` beside the output folder which actor took a study, on which node.
     """
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
         folder = self._output.parent / SEEN
         is_first = not list(folder.glob(f"{item['key']}.*"))
-        node, actor = os.environ["RAY_RAYLET_PID"], os.getppid()
-        (folder / f"{item['key']}.{node}.{actor}.{os.getpid()}").touch()
+        node, actor = os.environ["RAY_RAYLET_PID"], os.getpid()
+        (folder / f"{item['key']}.{node}.{actor}").touch()
         if is_first and self._behaviour.get(item["key"]) == "lose":
             os.kill(actor, signal.SIGKILL)
             time.sleep(60)
@@ -31,5 +31,5 @@ class Lossy(StandIn):
 
 
 def seen(root: Path, key: str = "*") -> list[list[int]]:
-    """Process numbers of node, actor and worker of each time that a study was taken."""
+    """Process numbers of node and actor of each time that a study was taken."""
     return [[int(n) for n in p.name.split(".")[1:]] for p in (root / SEEN).glob(f"{key}.*")]

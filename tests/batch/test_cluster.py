@@ -12,8 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,22 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.batch.cluster import ClusterOptions, ClusterWorkplace, _Actor, _facts, _Terms
+from spider_bundle.batch.cluster import ClusterBackend, ClusterOptions, _Actor, _facts
+from spider_bundle.batch.finder import StudyFinder
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.pool import Crew, Message, Worker, WorkerLostError
-from spider_bundle.batch.records import Manifest, State
+from spider_bundle.batch.pool import WorkerPool
+from spider_bundle.batch.records import Manifest
 from spider_bundle.batch.runner import BatchOptions, Outcome, run_batch
-from spider_bundle.batch.worker import Ended, Ready, WorkerSettings
+from spider_bundle.batch.worker import WorkerSettings
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.errors import SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.networks import SPIDER
-from tests.batch.conftest import strays
+from tests.batch.conftest import TINY, strays
 from tests.batch.lossy import SEEN, Lossy, seen
 from tests.batch.pipelines import RESULT, StandIn
-from tests.batch.test_runner import behave, key_of, states
+from tests.batch.test_pool import is_alive
+from tests.batch.test_runner import behave, key_of, states, wait_for
 from tests.tiny import TINY_NETWORK
 
 Spool = Callable[..., Path]
@@ -73,7 +74,7 @@ def batch(cluster: Any, tmp_path: Path) -> Callable[..., Outcome]:
     (tmp_path / SEEN).mkdir()
 
     def run(source: Path, **options: Any) -> Outcome:
-        place = ClusterOptions(cluster.address, losses=1)
+        place = ClusterOptions(cluster.address)
         given = {"cluster": place, "jobs": 2, "pipeline": Lossy, "device": "cpu", **options}
         return run_batch(BatchOptions(source, tmp_path / "out", **given))
 
@@ -98,9 +99,8 @@ def test_lost_actor_is_made_good_and_a_hang_is_not(
     assert list((output / ".locks").glob("cluster-*")) == []
     assert len(seen(tmp_path, key_of("s0"))) == 2
     # nothing that hung or was lost is left behind
-    for _, actor, process in seen(tmp_path):
-        assert not Path(f"/proc/{process}").exists()
-        assert not Path(f"/proc/{actor}").exists()
+    for _, actor in seen(tmp_path):
+        wait_for(lambda process=actor: not is_alive(process), 20.0)
 
 
 def test_results_are_those_of_one_machine(tmp_path: Path, batch: Callable[..., Outcome]) -> None:
@@ -147,7 +147,7 @@ def test_batch_survives_a_node(
     raylet = extra.all_processes["raylet"][0].process.pid
 
     def remove() -> None:
-        while raylet not in {node for node, _, _ in seen(tmp_path)}:
+        while raylet not in {node for node, _ in seen(tmp_path)}:
             time.sleep(0.05)
         cluster.remove_node(extra, allow_graceful=False)
 
@@ -170,18 +170,19 @@ def settings(tmp_path: Path, **values: Any) -> WorkerSettings:
 
 
 def job(tmp_path: Path) -> Job:
-    files = (tmp_path / "frontal.dcm", tmp_path / "lateral.dcm")
-    return Job("0" * 16, *files, {}, None, "inputs", files)
+    """A study whose two files are not there."""
+    write_demo_pair(tmp_path / "s0", name="s0", **TINY)
+    found = StudyFinder(tmp_path / "s0", tmp_path, "key").find()
+    shutil.rmtree(tmp_path / "s0")
+    return found.jobs[0]
 
 
-def fly(crew: Crew, jobs: Sequence[Job], steps: int = 1000) -> dict[str, list[str]]:
-    """Codes of each study in the order in which they end."""
-    crew.add(jobs)
-    ended: dict[str, list[str]] = {}
-    for _ in range(steps):
-        if not crew.waiting and not crew.at_hand:
-            return ended
-        ended |= {e.study_key: [f["code"] for f in e.findings] for e in crew.step()}
+def codes(pool: WorkerPool, job: Job) -> list[Any]:
+    """Codes of a study when it has ended."""
+    pool.submit(job)
+    for _ in range(1000):
+        for done in pool.poll():
+            return [facts["code"] for facts in done.findings]
     pytest.fail("it never ended")
 
 
@@ -191,7 +192,7 @@ def test_unreachable_cluster_is_told(tmp_path: Path) -> None:
         bound.bind(("127.0.0.1", 0))
         cluster = ClusterOptions(f"127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(SpiderError, match="R10 the cluster cannot be reached"):
-            ClusterWorkplace(settings(tmp_path), cluster, "cpu").recruit()
+            ClusterBackend(settings(tmp_path), cluster, "cpu").start_worker()
 
 
 def test_a_mute_cluster_is_not_waited_for() -> None:
@@ -215,35 +216,34 @@ except TimeoutError as error:
 
 def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
     options = ClusterOptions(cluster.address, cpus=99, start_seconds=1.0)
-    crew = Crew(ClusterWorkplace(settings(tmp_path), options, "cpu"), 1, 600.0)
+    pool = WorkerPool(ClusterBackend(settings(tmp_path), options, "cpu"), 1, 600.0)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SpiderError, match="R10 no worker could start within 1 s"):
-        fly(crew, [job(tmp_path)])
+        codes(pool, job(tmp_path))
     # Ray's own handler would end the runner at the first SIGTERM
     assert signal.getsignal(signal.SIGTERM) is handler
-    crew.kill()
+    pool.kill()
 
 
 def test_node_looks_at_itself_before_it_works(tmp_path: Path) -> None:
     told, locks = settings(tmp_path), tmp_path / "out" / ".locks"
     locks.mkdir(parents=True)
     token = locks / "cluster-1"
-    terms = _Terms(token, _facts(told))
+    facts = _facts(told)
 
-    def answer(told: WorkerSettings, terms: _Terms) -> str:
-        error = _Actor().start(told, terms).error
-        return str(error).partition(". To do")[0] if error else ""
+    def answer(told: WorkerSettings, facts: dict[str, str]) -> str:
+        message = _Actor().start(told, token, facts)
+        return str(message).partition(". To do")[0] if isinstance(message, SpiderError) else ""
 
-    assert answer(told, terms).startswith("R09 a node cannot write to the output folder")
+    assert answer(told, facts).startswith("R09 a node cannot write to the output folder")
     token.write_text("another run")
-    assert answer(told, terms).startswith("R09")
+    assert answer(told, facts).startswith("R09")
     token.write_text(token.name)
-    old = replace(terms, facts={**terms.facts, "torch": "0.1"})
-    assert answer(told, old) == "R11 a node has not the same: torch"
+    assert answer(told, {**facts, "torch": "0.1"}) == "R11 a node has not the same: torch"
     (tmp_path / "weights.pt").write_bytes(b"other weights")
-    assert answer(told, terms) == "R11 a node has not the same: the weights"
+    assert answer(told, facts) == "R11 a node has not the same: the weights"
     (tmp_path / "weights.pt").unlink()
-    assert answer(told, terms) == "R11 a node has not the same: the weights"
+    assert answer(told, facts) == "R11 a node has not the same: the weights"
     assert [path.name for path in locks.iterdir()] == [token.name]
 
 
@@ -251,76 +251,14 @@ def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The actor sees no study; this machine sees it the first time only."""
-    place = ClusterWorkplace(settings(tmp_path), ClusterOptions(cluster.address), "cpu")
-    crew = Crew(place, 1, 600.0)
+    backend = ClusterBackend(settings(tmp_path), ClusterOptions(cluster.address), "cpu")
+    pool, study = WorkerPool(backend, 1, 600.0), job(tmp_path)
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: path.exists())
-    assert fly(crew, [job(tmp_path)]) == {"0" * 16: ["R07"]}
+    assert codes(pool, study) == ["R07"]
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: True)
     with pytest.raises(SpiderError, match="R09 a node does not see the files"):
-        fly(crew, [job(tmp_path)])
-    crew.kill()
-
-
-class Mortal:
-    """A worker that dies of study ``x``, is lost with ``y``, and does the others."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Job] = []
-        self.is_new = True
-
-    def hand(self, job: Job) -> None:
-        self.jobs.append(job)
-
-    def messages(self) -> Iterator[Message]:
-        if self.is_new:
-            self.is_new = False
-            yield Ready()
-        while self.jobs:
-            if self.jobs[0].study_key == "x":
-                raise EOFError
-            if self.jobs[0].study_key == "y":
-                raise WorkerLostError
-            yield Ended(self.jobs.pop(0).study_key, State.DONE, [], {})
-
-    def kill(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Graveyard:
-    """A workplace of mortals."""
-
-    def __init__(self, losses: int) -> None:
-        self.losses = losses
-        self.recruited = 0
-
-    def recruit(self) -> Mortal:
-        self.recruited += 1
-        return Mortal()
-
-    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        pass
-
-    def check_start(self, seconds: float) -> None:
-        assert seconds < 60
-
-    def close(self) -> None:
-        pass
-
-
-@pytest.mark.parametrize("losses", [0, 1, 4])
-def test_study_that_is_lost_alone_is_tried_so_often_and_no_more(
-    tmp_path: Path, losses: int
-) -> None:
-    jobs = [replace(job(tmp_path), study_key=key) for key in "axbyc"]
-    place = Graveyard(losses)
-    ended = fly(Crew(place, 1, 600.0), jobs)
-    assert ended == {"a": [], "x": ["R04"], "b": [], "y": ["R04"], "c": []}
-    # one to start with, and one after each death but the last: of x among others and alone, of y
-    # among others, if it ever was, and alone
-    assert 1 + 2 + losses <= place.recruited <= 1 + 2 + 2 + losses
+        codes(pool, study)
+    pool.kill()
 
 
 @pytest.mark.parametrize(
@@ -331,7 +269,6 @@ def test_study_that_is_lost_alone_is_tried_so_often_and_no_more(
         {"address": "head:6379", "cpus": 0},
         {"address": "head:6379", "gpus": -1.0},
         {"address": "head:6379", "gpus": 1.5},
-        {"address": "head:6379", "losses": -1},
     ],
 )
 def test_options_that_cannot_be_are_told(wrong: dict[str, Any]) -> None:
