@@ -143,10 +143,6 @@ class ClusterWorker:
             raise answer
         return answer or self._unseen()
 
-    def close(self) -> None:
-        """End an idle worker."""
-        self.kill()
-
     def kill(self) -> None:
         """End the worker at once."""
         import ray
@@ -180,6 +176,8 @@ class ClusterBackend:
     def __init__(self, settings: WorkerSettings, options: ClusterOptions, device: str) -> None:
         require_extra("cluster")
         self.start_seconds = options.start_seconds
+        reason = f"no worker could start within {self.start_seconds:g} s"
+        self.late = SpiderError(Code.CLUSTER_UNAVAILABLE, reason)
         self._options = options
         self._gpus = 0.0 if device.partition(":")[0] == "cpu" else options.gpus
         weights = str(Path(settings.config["weights"]).absolute())
@@ -219,12 +217,6 @@ class ClusterBackend:
             ray.wait(answers, num_returns=1, timeout=seconds)
         else:
             time.sleep(seconds)
-
-    def late(self) -> SpiderError:
-        """Return R10."""
-        return SpiderError(
-            Code.CLUSTER_UNAVAILABLE, f"no worker could start within {self.start_seconds:g} s"
-        )
 
     def close(self) -> None:
         """Leave the cluster, unless the caller had joined it before."""

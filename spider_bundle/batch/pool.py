@@ -30,8 +30,6 @@ from spider_bundle.batch.worker import (
 )
 from spider_bundle.errors import Code, SpiderError, finding
 
-_START_SECONDS = 600.0
-_END_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 _STARTS = 3
 """Maximum number of failed starts in succession while there is no other worker."""
@@ -60,9 +58,6 @@ class Worker(Protocol):
             SpiderError: It can do no study of this batch.
         """
 
-    def close(self) -> None:
-        """End an idle worker."""
-
     def kill(self) -> None:
         """End the worker at once."""
 
@@ -72,9 +67,11 @@ class Backend(Protocol):
 
     Attributes:
         start_seconds: Time in which the first worker must be ready.
+        late: What is raised if none is.
     """
 
     start_seconds: float
+    late: SpiderError
 
     def start_worker(self) -> Worker:
         """Start another worker.
@@ -87,9 +84,6 @@ class Backend(Protocol):
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """Wait until a worker has a message, for a limited time."""
 
-    def late(self) -> SpiderError:
-        """Return the error of a batch none of whose workers became ready in time."""
-
     def close(self) -> None:
         """Release what the backend holds; all workers have ended."""
 
@@ -98,7 +92,7 @@ class LocalWorker:
     """A worker process on this machine; it ends with the thread that started it.
 
     Args:
-        settings: See :class:`WorkerSettings`.
+        settings: Settings of the worker.
 
     Raises:
         OSError: There can be no further process now.
@@ -117,25 +111,14 @@ class LocalWorker:
             self.connection.send(job)
 
     def receive(self) -> Message | None:
-        """Return the next message, or None if there is none yet.
-
-        Raises:
-            EOFError: The worker is dead.
-        """
+        """Return the next message, or None; see :class:`Worker`."""
         try:
             return self.connection.recv() if self.connection.poll() else None
         except OSError:
             raise EOFError from None
 
-    def close(self) -> None:
-        """End an idle worker."""
-        with suppress(OSError):
-            self.connection.send(None)
-        self._process.join(_END_SECONDS)
-        self.kill()
-
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.join()
         self.connection.close()
@@ -148,17 +131,14 @@ class LocalBackend:
         settings: Settings of every worker.
     """
 
-    start_seconds = _START_SECONDS
+    start_seconds = 600.0
+    late = SpiderError(Code.RUN_FAILED, "the worker took too long to start")
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
 
     def start_worker(self) -> LocalWorker:
-        """Start another worker process.
-
-        Raises:
-            WorkerStartError: There can be no further process now.
-        """
+        """Start another worker process; see :class:`Backend`."""
         try:
             return LocalWorker(self._settings)
         except (OSError, MemoryError) as error:
@@ -168,10 +148,6 @@ class LocalBackend:
         """Wait until a worker has a message, for a limited time."""
         connections: list[Any] = [w.connection for w in workers if isinstance(w, LocalWorker)]
         connection.wait(connections, timeout=seconds)
-
-    def late(self) -> SpiderError:
-        """Return R02."""
-        return SpiderError(Code.RUN_FAILED, "the worker took too long to start")
 
     def close(self) -> None:
         """Release nothing."""
@@ -266,12 +242,6 @@ class WorkerPool:
         return done
 
     def close(self) -> None:
-        """End all workers; they are idle."""
-        for slot in list(self._slots):
-            self._remove(slot, at_once=False)
-        self._backend.close()
-
-    def kill(self) -> None:
         """End all workers at once."""
         for slot in list(self._slots):
             self._remove(slot)
@@ -282,7 +252,7 @@ class WorkerPool:
         if not self._slots or any(slot.is_ready for slot in self._slots):
             self._starting_since = time.monotonic()
         elif time.monotonic() - self._starting_since > self._backend.start_seconds:
-            raise self._backend.late()
+            raise self._backend.late
         while len(self._slots) < wanted and time.monotonic() >= self._next_start:
             try:
                 self._slots.append(_Slot(self._backend.start_worker(), self._failed_starts))
@@ -303,7 +273,7 @@ class WorkerPool:
                     break
             else:
                 if self._waiting:  # make room for a new worker
-                    self._remove(slot, at_once=False)
+                    self._remove(slot)
 
     def _on_message(self, slot: _Slot, message: Message | None) -> list[StudyDone]:
         if isinstance(message, Ready):
@@ -342,14 +312,15 @@ class WorkerPool:
         if job is None or job.study_key in self._retries:
             self._retries.discard(failure.study_key)
             return [failure]
-        _log.warning("study %s: a worker was lost; tried once more", job.study_key)
+        _log.warning("study %s: its worker was lost; tried once more", job.study_key)
         self._retries.add(job.study_key)
         self._waiting.appendleft(job)
         return []
 
     def _failure(self, slot: _Slot, job: Job, code: Code) -> StudyDone:
         seconds = {"total": time.monotonic() - slot.since}
-        return StudyDone(job.study_key, State.FAILED, [finding(code, "batch").facts()], seconds)
+        facts = finding(code, "batch").facts()
+        return StudyDone(job.study_key, State.FAILED, [facts], seconds)
 
     def _on_start_failure(self, before: int, reason: str) -> None:
         """Pause before the next start; starts at the same time that fail count as one.
@@ -365,9 +336,6 @@ class WorkerPool:
         self._next_start = time.monotonic() + pause
         _log.warning("a worker could not start (%s); tried again in %g s", reason, pause)
 
-    def _remove(self, slot: _Slot, at_once: bool = True) -> None:
+    def _remove(self, slot: _Slot) -> None:
         self._slots.remove(slot)
-        if at_once:
-            slot.worker.kill()
-        else:
-            slot.worker.close()
+        slot.worker.kill()

@@ -288,7 +288,7 @@ class _Run:
         with ExitStack() as stack:
             stack.callback(self._clean)
             stack.enter_context(self._stop.listening())
-            stack.callback(self._pool.kill)
+            stack.callback(self._pool.close)
             self._progress = stack.enter_context(progress())
             self._finder = stack.enter_context(closing(self._open_finder()))
             try:
@@ -296,7 +296,6 @@ class _Run:
                     self._watch()
                 else:
                     self._round(self._finder.signatures())
-                self._pool.close()
                 self._write_summaries()
                 exit_code = outcome.exit_code
             finally:
@@ -354,11 +353,12 @@ class _Run:
         try:
             found = self._finder.find(files)
         except CallStopped:
-            self._outcome.is_search_cut = self._outcome.is_stopped = True
+            self._outcome.is_stopped = True
+            self._outcome.is_search_cut = not self._options.watch
             return False
         if not self._options.watch:
             self._log_found(found)
-            self._finder.close()  # the process has nothing more to do
+            self._finder.close()  # its process has nothing more to do
 
         def has_file_in(study: Job | Refusal, paths: Collection[str]) -> bool:
             return any(str(self._finder.origin(path)) in paths for path in study.files)
@@ -415,7 +415,7 @@ class _Run:
         while self._pool.waiting or self._pool.running:
             if self._stop.requests > 1:
                 self._outcome.left += self._pool.drop_waiting() + self._pool.running
-                self._pool.kill()
+                self._pool.close()
                 self._outcome.is_stopped = True
             elif self._pool.waiting and (self._must_end() or self._is_disk_full()):
                 self._outcome.left += self._pool.drop_waiting()

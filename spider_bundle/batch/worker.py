@@ -171,7 +171,7 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     """Run a worker until its connection ends; the target of the worker process.
 
     Args:
-        connection: Receives jobs one by one, and None at the end; sends :data:`Message`.
+        connection: Receives jobs one by one; sends :data:`Message`.
         settings: See :class:`WorkerSettings`.
     """
     isolate_process()
@@ -180,8 +180,8 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     if pipeline is None:
         return
     with suppress(EOFError):
-        while (job := connection.recv()) is not None:
-            connection.send(run_study(pipeline, job))
+        while True:
+            connection.send(run_study(pipeline, connection.recv()))
 
 
 def load_pipeline(settings: WorkerSettings) -> tuple[Ready | StartFailed, Pipeline | None]:

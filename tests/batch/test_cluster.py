@@ -222,7 +222,7 @@ def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
         codes(pool, job(tmp_path))
     # Ray's own handler would end the runner at the first SIGTERM
     assert signal.getsignal(signal.SIGTERM) is handler
-    pool.kill()
+    pool.close()
 
 
 def test_node_looks_at_itself_before_it_works(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: True)
     with pytest.raises(SpiderError, match="R09 a node does not see the files"):
         codes(pool, study)
-    pool.kill()
+    pool.close()
 
 
 @pytest.mark.parametrize(

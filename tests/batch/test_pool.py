@@ -53,9 +53,6 @@ class ScriptedWorker:
             raise EOFError
         return message
 
-    def close(self) -> None:
-        self.is_ended = True
-
     def kill(self) -> None:
         self.is_ended = True
 
@@ -64,6 +61,7 @@ class ScriptedBackend:
     """Has these workers, one after the other; None stands for one that cannot start now."""
 
     start_seconds = 600.0
+    late = SpiderError(Code.RUN_FAILED, "late")
 
     def __init__(self, *workers: ScriptedWorker | None) -> None:
         self.coming = list(workers)
@@ -76,9 +74,6 @@ class ScriptedBackend:
 
     def wait(self, workers: Sequence[Worker], seconds: float) -> None:
         """The test's clock stands."""
-
-    def late(self) -> SpiderError:
-        return SpiderError(Code.RUN_FAILED, "late")
 
     def close(self) -> None:
         """There is nothing to release."""
@@ -311,7 +306,7 @@ def test_worker_that_hangs_while_it_reads_does_not_stop_the_runner(tmp_path: Pat
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(60)
-    pool.kill()  # also if it is stuck
+    pool.close()  # also if it is stuck
     assert [each.study_key for each in ended] == ["a"]
     assert [facts["code"] for facts in ended[0].findings] == ["R05"]
 
