@@ -27,8 +27,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spider_bundle.batch.records import read_lines
 from spider_bundle.batch.options import BatchOptions, worker_count
+from spider_bundle.batch.records import read_lines
 from spider_bundle.batch.runner import run_batch
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
