@@ -11,7 +11,6 @@ from typing import Any
 
 from spider_bundle.batch import finder
 from spider_bundle.errors import SpiderError
-from tests.films import read_radiograph
 
 WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""
@@ -51,6 +50,8 @@ def _suffer(path: Path) -> None:
 
 def outcome(path: Path) -> list[str]:
     """Codes of the errors of a file whose pixels are read too."""
+    from tests.films import read_radiograph  # heavy: not for those that describe files
+
     try:
         read_radiograph(path)
     except SpiderError as error:
