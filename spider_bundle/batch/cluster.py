@@ -14,10 +14,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from spider_bundle import __version__
 from spider_bundle.batch.job import Job
@@ -44,7 +47,7 @@ _TOKEN = "cluster-"
 _ABSENT = "absent"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
 class ClusterOptions:
     """The cluster of a batch.
 
@@ -59,19 +62,18 @@ class ClusterOptions:
     """
 
     address: str
-    cpus: float = 1.0
-    gpus: float = 1.0
-    start_seconds: float = 600.0
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=1.0, gt=0)
+    start_seconds: float = Field(default=600.0, gt=0)
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         host, _, port = self.address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
             raise ValueError("the address of the cluster must be HOST:PORT")
-        for name in ("cpus", "gpus", "start_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive")
         if any(amount > 1 and amount % 1 for amount in (self.cpus, self.gpus)):
             raise ValueError("more than one CPU or GPU must be a whole number")
+        return self
 
 
 class _Actor:

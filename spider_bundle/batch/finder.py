@@ -372,7 +372,7 @@ def unpack_archive(
     try:
         unpack(archive, folder, limits, reserve)
     except SpiderError as error:
-        return refused_file(archive, key, _facts(error.findings))
+        return refused_file(archive, key, [_facts_of(error.code, error.message)])
     except OSError as error:
         if error.errno not in _FULL:
             raise

@@ -1,16 +1,18 @@
-"""What a batch is told, and what follows from it for its results, its log and its workers."""
+"""Options of a batch run, and what follows from them for results, log and workers."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 
 from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
@@ -22,6 +24,7 @@ from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
+from spider_bundle.pseudonym import pseudonym
 from spider_bundle.resources import available_cores, available_memory
 
 _log = logging.getLogger(__name__)
@@ -30,9 +33,9 @@ _MOST_WORKERS = 8
 _WORKER_BYTES = 3 << 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
 class BatchOptions:
-    """What a batch is told.
+    """Options of a batch.
 
     Attributes:
         input: Folder, zip archive or DICOM file; never written to.
@@ -46,13 +49,12 @@ class BatchOptions:
         limit: Most studies to take in this run; studies done before do not count.
         stop_on_error: End the batch when a study fails.
         time_limit: Seconds that a study may take.
-        profile: The site's statements about its apparatus, see
-            :mod:`~spider_bundle.batch.profile`.
+        profile: Overrides of the site, see :mod:`~spider_bundle.batch.profile`.
         key_file: File with the site's key; the environment variable ``SPIDER_SITE_KEY`` and then
             the public key if not given.
         create_key_file: Create ``key_file`` if it is absent.
         dry_run: Only find and check the studies.
-        watch: Go on looking for new studies until told to stop.
+        watch: Repeat rounds over the input until asked to end.
         quiet_seconds: Seconds for which a study's files must not have changed (``watch``).
         patience: Seconds without a change after which a study that lacks a view is refused
             (``watch``).
@@ -67,58 +69,59 @@ class BatchOptions:
         cluster: Ray cluster for the workers; this machine if not given.
         pipeline: In place of the network, for tests; see
             :class:`~spider_bundle.batch.worker.WorkerSettings`.
+
+    Raises:
+        ValueError: A value is not possible; the text does not quote it.
     """
 
-    input: str | os.PathLike[str]
-    output: str | os.PathLike[str]
-    spacing: float = 2.0
-    shape: int = 128
+    input: Path
+    output: Path
+    spacing: float = Field(default=2.0, gt=0)
+    shape: int = Field(default=128, gt=0)
     device: str = ""
     precision: str = "auto"
-    weights: str | os.PathLike[str] | None = None
-    jobs: int | None = None
-    limit: int | None = None
+    weights: Path | None = None
+    jobs: int | None = Field(default=None, gt=0)
+    limit: int | None = Field(default=None, gt=0)
     stop_on_error: bool = False
-    time_limit: float = 600.0
-    profile: str | os.PathLike[str] | None = None
-    key_file: str | os.PathLike[str] | None = None
+    time_limit: float = Field(default=600.0, gt=0)
+    profile: Path | None = None
+    key_file: Path | None = None
     create_key_file: bool = False
     dry_run: bool = False
     watch: bool = False
-    quiet_seconds: float = 30.0
-    patience: float = 3600.0
-    min_free_mib: float = 512.0
+    quiet_seconds: float = Field(default=30.0, ge=0)
+    patience: float = Field(default=3600.0, ge=0)
+    min_free_mib: float = Field(default=512.0, ge=0)
     dicom: bool = False
     mesh: bool = False
     html: bool = False
     keep_identity: bool = False
-    config_files: Sequence[str | os.PathLike[str]] = ()
+    config_files: Sequence[Path] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
-    bundle_root: str | os.PathLike[str] | None = None
+    bundle_root: Path | None = None
     cluster: ClusterOptions | None = None
     pipeline: Callable[[WorkerSettings], Pipeline] | None = None
 
-    def __post_init__(self) -> None:
-        for name in ("spacing", "shape", "jobs", "time_limit"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive")
-        if not Path(self.input).exists():
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.input.exists():
             raise ValueError("the input does not exist")
-        if Path(self.input).resolve() == Path(self.output).resolve():
+        if self.input.resolve() == self.output.resolve():
             raise ValueError("the output folder must not be the input itself")
         if self.watch and self.dry_run:
             raise ValueError("a dry run does not watch")
+        return self
 
 
 def site_key(options: BatchOptions) -> str:
-    """Secret of the site: of the key file, the environment, or the public one.
+    """Return the secret of the site: of the key file, the environment, or the public one.
 
     Raises:
         SpiderError: K01.
     """
     if options.key_file:
-        path = Path(options.key_file)
+        path = options.key_file
         if options.create_key_file and not options.dry_run:
             create_key_file(path)
         return read_key_file(path)
@@ -129,16 +132,15 @@ def site_key(options: BatchOptions) -> str:
 
 
 def profile_of(options: BatchOptions) -> Profile:
-    """The site's statements, with those of the config for every study.
+    """Return the site's overrides, with those of the config for every study.
 
-    They are put together here and nowhere else, so that the workers read every study with the very
-    statements that it was checked with.
+    They are merged here and nowhere else; a study is read with those that it was checked with.
 
     Raises:
         SpiderError: S01.
         FileNotFoundError: There is no bundle, or a config is not there.
     """
-    rules = read_profile(Path(options.profile)).rules if options.profile else ()
+    rules = read_profile(options.profile).rules if options.profile else ()
     return Profile(rules, _overrides_of_config(options))
 
 
@@ -165,18 +167,18 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
 
 
 def weights_file(options: BatchOptions) -> Path:
-    """Weights of the network.
+    """Return the weights file.
 
     Raises:
         FileNotFoundError: There is no bundle.
     """
     if options.weights:
-        return Path(options.weights).absolute()
+        return options.weights.absolute()
     return bundle_root(options.bundle_root) / "models" / "model.pt"
 
 
 def device_of(options: BatchOptions) -> str:
-    """Device of the network."""
+    """Return the device of the network."""
     if options.device:
         return options.device
     import torch
@@ -185,9 +187,9 @@ def device_of(options: BatchOptions) -> str:
 
 
 def result_settings(options: BatchOptions) -> dict[str, Any]:
-    """All settings that the results depend on; no path is among them."""
+    """Return all settings that the results depend on; no path is among them."""
     root = bundle_root(options.bundle_root)
-    files = [root / "configs" / "inference.json", *map(Path, options.config_files)]
+    files = [root / "configs" / "inference.json", *options.config_files]
     return {
         "version": __version__,
         "weights_sha256": file_sha256(weights_file(options)),
@@ -202,17 +204,17 @@ def result_settings(options: BatchOptions) -> dict[str, Any]:
 
 
 def _outputs(options: BatchOptions) -> dict[str, bool]:
-    """The optional outputs, by their ids in the inference config."""
+    """Return the optional outputs by their ids in the inference config."""
     return {name: getattr(options, name) for name in ("dicom", "mesh", "html", "keep_identity")}
 
 
 def run_settings(options: BatchOptions, key: str) -> dict[str, Any]:
-    """Settings for the audit log that no result depends on."""
+    """Return settings for the audit log that no result depends on."""
     origin = "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment"
     return {
-        "profile_sha256": file_sha256(Path(options.profile)) if options.profile else None,
+        "profile_sha256": file_sha256(options.profile) if options.profile else None,
         "key": origin,
-        "key_id": hmac.new(key.encode(), b"key id", hashlib.sha256).hexdigest()[:16],
+        "key_id": pseudonym(key, "key id")[:16],
         "jobs": worker_count(options),
         "cluster": options.cluster is not None,
         "limit": options.limit,
@@ -224,10 +226,10 @@ def run_settings(options: BatchOptions, key: str) -> dict[str, Any]:
 
 
 def worker_settings(options: BatchOptions) -> WorkerSettings:
-    """What the workers are told."""
-    # the key stays here: the worker is told the name of each study
+    """Return the settings of the workers."""
+    # the key stays here: a job carries the name of its study
     values = {
-        "output_dir": str(Path(options.output).absolute()),
+        "output_dir": str(options.output.absolute()),
         "weights": str(weights_file(options)),
         "device": f"$torch.device({device_of(options)!r})",
         "precision": options.precision,
@@ -239,7 +241,7 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
     jobs = worker_count(options)
     return WorkerSettings(
         config={**values, **options.config},
-        config_files=[str(Path(path).absolute()) for path in options.config_files],
+        config_files=[str(path.absolute()) for path in options.config_files],
         root=str(options.bundle_root) if options.bundle_root else None,
         threads=max(1, available_cores() // jobs) if jobs > 1 else 0,
         pipeline=options.pipeline,
@@ -247,11 +249,11 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
 
 
 def worker_count(options: BatchOptions) -> int:
-    """Worker processes of a batch, where ``jobs`` does not say.
+    """Return the number of worker processes.
 
-    On a CPU one per core, for a core that has a study to itself waits for no other: at most 8, and
-    as many as there are 3 GiB of memory for. Limits of a container count, see
-    :mod:`~spider_bundle.resources`. One on a GPU, and one on a cluster.
+    If ``jobs`` does not say: on a CPU one per core, as a core that has a study to itself waits for
+    no other, at most 8 and as many as there are 3 GiB of memory for (limits of a container count);
+    one on a GPU, and one on a cluster.
     """
     if options.jobs is not None:
         return options.jobs
@@ -261,6 +263,6 @@ def worker_count(options: BatchOptions) -> int:
 
 
 def sha256_of(values: Mapping[str, Any]) -> str:
-    """SHA-256 of settings as 64 hexadecimal digits."""
+    """Return the SHA-256 of settings as 64 hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -145,13 +145,13 @@ def run_batch(options: BatchOptions) -> Outcome:
             _log.info("%s", line)
         return plan.outcome
     key, profile = site_key(options), profile_of(options)
-    output = Path(options.output)
+    output = options.output
     (output / _LOCK).parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(output / _LOCK, timeout=0):
             return _Run(options, key, profile).run()
     except Timeout:
-        raise SpiderError(Code.OUTPUT_IN_USE, role="batch") from None
+        raise SpiderError(Code.OUTPUT_IN_USE) from None
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def plan_batch(options: BatchOptions) -> Plan:
     """
     key, profile = site_key(options), profile_of(options)
     settings = sha256_of(result_settings(options))
-    output = Path(options.output)
+    output = options.output
     manifest = Manifest(output)
     with tempfile.TemporaryDirectory() as workspace:
         with closing(_finder(options, Path(workspace), key, profile)) as finder:
@@ -263,7 +263,7 @@ class _Run:
 
     def __init__(self, options: BatchOptions, key: str, profile: Profile) -> None:
         self._options = options
-        self._output = Path(options.output)
+        self._output = options.output
         self._key = key
         self._profile = profile
         settings = result_settings(options)
@@ -555,7 +555,7 @@ def _finder(
     reserve: int = 0,
     stop: Callable[[], bool] | None = None,
 ) -> StudyFinder:
-    source = Path(options.input)
+    source = options.input
     if options.cluster is not None:  # nodes have another working directory
         source, workspace = source.absolute(), workspace.absolute()
     return StudyFinder(
@@ -563,7 +563,7 @@ def _finder(
         workspace,
         key,
         profile,
-        excluded=Path(options.output),
+        excluded=options.output,
         reserve=reserve,
         seconds=min(options.time_limit, FILE_SECONDS),
         keep_identity=options.keep_identity,

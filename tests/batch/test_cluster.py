@@ -272,5 +272,5 @@ def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
     ],
 )
 def test_options_that_cannot_be_are_told(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"HOST:PORT|must"):
+    with pytest.raises(ValueError, match=r"HOST:PORT|must|greater than 0"):
         ClusterOptions(**wrong)

@@ -170,13 +170,15 @@ def test_the_unexpected_is_shown_to_who_asks(
     ("values", "reason"),
     [
         ({"input": "absent"}, "the input does not exist"),
-        ({"shape": 0}, "shape must be positive"),
+        ({"shape": 0}, "greater than 0"),
+        ({"shape": "Doe"}, "valid integer"),
         ({"watch": True, "dry_run": True}, "a dry run does not watch"),
     ],
 )
 def test_wrong_options_are_told(values: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=reason):
+    with pytest.raises(ValueError, match=reason) as error:
         BatchOptions(**{"input": tmp_path, "output": tmp_path / "out", **values})
+    assert "Doe" not in str(error.value)
 
 
 def test_a_missing_extra_is_wrong_use() -> None:

@@ -156,6 +156,7 @@ def test_archives_beyond_the_limits_are_refused(
     limits = ArchiveLimits(members=10, member_bytes=100_000, total_bytes=200_000)
     found = find(path, tmp_path / "workspace", limits=limits)
     assert [refusal.codes for refusal in found.refusals] == [[code]]
+    assert [fact["role"] for fact in found.refusals[0].findings] == ["batch"]
     assert not list((tmp_path / "workspace").iterdir())
 
 
