@@ -18,8 +18,8 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from pydantic import BaseModel
 
 from docs import tables
+from spider_bundle.batch.outcome import EXIT_UNFINISHED
 from spider_bundle.batch.records import Entry, State
-from spider_bundle.batch.runner import EXIT_UNFINISHED
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.dicom.film import EQUIPMENT

@@ -1,8 +1,7 @@
-"""A batch: find all studies, check them, and take them one after the other until the end.
+"""A batch: find the studies, check them, reconstruct them, and record how each ended.
 
-Every study that is taken ends in one state in the manifest. A run that is cut, however hard, is
-started again with the same command: studies that are done under the same settings, with their
-results whole, are skipped.
+Every study ends in one state in the manifest. A run that was interrupted is resumed by the same
+command: studies that are done under the same settings, with their results whole, are skipped.
 """
 
 from __future__ import annotations
@@ -11,15 +10,11 @@ import json
 import logging
 import os
 import shutil
-import signal
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -44,11 +39,13 @@ from spider_bundle.batch.options import (
     worker_count,
     worker_settings,
 )
+from spider_bundle.batch.outcome import EXIT_FAILED, Outcome, Plan
 from spider_bundle.batch.pool import Backend, LocalBackend, WorkerPool
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import progress
 from spider_bundle.batch.records import AuditLog, Entry, Manifest, State
 from spider_bundle.batch.sandbox import CallStopped
+from spider_bundle.batch.stop import StopRequest
 from spider_bundle.batch.worker import StudyDone
 from spider_bundle.errors import Code, Severity, SpiderError, line
 from spider_bundle.files import file_sha256
@@ -56,68 +53,13 @@ from spider_bundle.outputs.html_report import IndexEntry, write_index
 from spider_bundle.outputs.refusals import write_refusals
 from spider_bundle.outputs.study import REPORT_FILE, remove_partial_studies
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_REFUSED = 3
-EXIT_UNFINISHED = 4
-
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
 _MEBIBYTE = 1 << 20
 _SCAN_SECONDS = 5.0
 _LEAST_SCAN_SECONDS = 0.2
-_NAP_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Outcome:
-    """How a batch ended.
-
-    Attributes:
-        done: Studies done in this run.
-        skipped: Studies done in an earlier run under the same settings.
-        refused: Studies and archives that were refused.
-        failed: Studies that failed.
-        left: Studies that were not taken: the batch was stopped before, or ``limit`` reached.
-        planned: Studies that a dry run would have taken.
-        incomplete: Studies that still lacked a view when watching ended.
-        is_stopped: Whether a signal, a failure or the disk ended the batch early.
-        is_search_cut: Whether a signal ended it before all studies were found.
-        stop_code: The code of a batch that stopped by itself.
-    """
-
-    done: int = 0
-    skipped: int = 0
-    refused: int = 0
-    failed: int = 0
-    left: int = 0
-    planned: int = 0
-    incomplete: int = 0
-    is_stopped: bool = False
-    is_search_cut: bool = False
-    stop_code: Code | None = None
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The numbers by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 failures, 3 refusals or nothing found, 4 stopped with studies left.
-
-        Failures come before the rest, then what was left, then refusals.
-        """
-        if self.failed or self.stop_code:
-            return EXIT_FAILED
-        if self.is_search_cut or (self.is_stopped and self.left):
-            return EXIT_UNFINISHED
-        nothing = not (self.done or self.skipped or self.planned or self.left)
-        if self.refused or (nothing and not self.is_stopped):
-            return EXIT_REFUSED
-        return EXIT_DONE
 
 
 def run_batch(options: BatchOptions) -> Outcome:
@@ -154,43 +96,6 @@ def run_batch(options: BatchOptions) -> Outcome:
         raise SpiderError(Code.OUTPUT_IN_USE) from None
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a batch would do.
-
-    Attributes:
-        jobs: Studies that it would take.
-        skipped: Studies that are done.
-        refusals: What it would refuse, and why.
-    """
-
-    jobs: Sequence[Job]
-    skipped: Sequence[Job]
-    refusals: Sequence[Refusal]
-
-    def lines(self) -> Iterator[str]:
-        """The plan in words."""
-        for job in self.jobs:
-            rule = f" (rule {job.rule} of the profile)" if job.rule else ""
-            yield f"study {job.study_key}: would run{rule}"
-        for job in self.skipped:
-            yield f"study {job.study_key}: done before, would be skipped"
-        for refusal in self.refusals:
-            for fact in refusal.findings:
-                if fact["severity"] == "error":
-                    yield (
-                        f"study {refusal.study_key}: refused: {fact['code']} ({fact['role']}) "
-                        f"{fact['message']}. To do: {fact['action']}"
-                    )
-
-    @property
-    def outcome(self) -> Outcome:
-        """The plan in numbers."""
-        return Outcome(
-            planned=len(self.jobs), skipped=len(self.skipped), refused=len(self.refusals)
-        )
-
-
 def plan_batch(options: BatchOptions) -> Plan:
     """Find and check all studies by their headers; nothing is written to input or output.
 
@@ -218,43 +123,6 @@ def is_whole(output: Path, study_key: str) -> bool:
         return False
 
 
-class _Stop:
-    """Counts SIGTERM and SIGINT.
-
-    Attributes:
-        requests: How often the batch was asked to end.
-    """
-
-    def __init__(self) -> None:
-        self.requests = 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals in the main thread; previous handlers are restored."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {n: signal.signal(n, self._count) for n in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def is_requested(self) -> bool:
-        """Return whether the batch was asked to end."""
-        return self.requests > 0
-
-    def sleep(self, seconds: float) -> None:
-        """Wait, but no longer than until the batch is asked to end."""
-        end = time.monotonic() + seconds
-        while not self.requests and (left := end - time.monotonic()) > 0:
-            time.sleep(min(left, _NAP_SECONDS))
-
-    def _count(self, *_: Any) -> None:
-        self.requests += 1
-
-
 class _Run:
     """One run of a batch; the caller holds the lock of the output folder.
 
@@ -272,7 +140,7 @@ class _Run:
         self._audit = AuditLog(self._output, settings | run_settings(options, key))
         self._pool = WorkerPool(_backend(options), worker_count(options), options.time_limit)
         self._outcome = Outcome()
-        self._stop = _Stop()
+        self._stop = StopRequest()
         self._taken: dict[str, Job] = {}
         self._skipped: dict[str, Job] = {}
         self._refused: dict[str, Refusal] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spider_bundle.batch.options import BatchOptions, weights_file
-from spider_bundle.batch.runner import EXIT_FAILED, EXIT_UNFINISHED
+from spider_bundle.batch.outcome import EXIT_FAILED, EXIT_UNFINISHED
 from spider_bundle.bundle import bundle_root
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.logs import debug

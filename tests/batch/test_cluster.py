@@ -24,9 +24,11 @@ import torch
 from spider_bundle.batch.cluster import ClusterBackend, ClusterOptions, _Actor, _facts
 from spider_bundle.batch.finder import StudyFinder
 from spider_bundle.batch.job import Job
+from spider_bundle.batch.options import BatchOptions
+from spider_bundle.batch.outcome import Outcome
 from spider_bundle.batch.pool import WorkerPool
 from spider_bundle.batch.records import Manifest
-from spider_bundle.batch.runner import BatchOptions, Outcome, run_batch
+from spider_bundle.batch.runner import run_batch
 from spider_bundle.batch.worker import WorkerSettings
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.errors import SpiderError

@@ -13,7 +13,8 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from spider_bundle.batch.options import BatchOptions
-from spider_bundle.batch.runner import EXIT_FAILED, EXIT_UNFINISHED, Outcome, run_batch
+from spider_bundle.batch.outcome import EXIT_FAILED, EXIT_UNFINISHED, Outcome
+from spider_bundle.batch.runner import run_batch
 from spider_bundle.cli import app
 from spider_bundle.cli.exit_status import EXIT_USAGE, exit_status_of
 from spider_bundle.errors import Code, SpiderError

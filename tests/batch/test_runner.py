@@ -22,9 +22,10 @@ from filelock import FileLock
 
 from spider_bundle.batch import finder, records
 from spider_bundle.batch.finder import Found, StudyFinder
-from spider_bundle.batch.options import worker_count, worker_settings
+from spider_bundle.batch.options import BatchOptions, worker_count, worker_settings
+from spider_bundle.batch.outcome import Outcome
 from spider_bundle.batch.records import MANIFEST_FILE, Manifest, read_lines
-from spider_bundle.batch.runner import BatchOptions, Outcome, is_whole, plan_batch, run_batch
+from spider_bundle.batch.runner import is_whole, plan_batch, run_batch
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity

@@ -1,0 +1,100 @@
+"""How a batch ended, or would end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+
+from spider_bundle.batch.job import Job, Refusal
+from spider_bundle.errors import Code
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_REFUSED = 3
+EXIT_UNFINISHED = 4
+
+
+@dataclass
+class Outcome:
+    """How a batch ended.
+
+    Attributes:
+        done: Studies done in this run.
+        skipped: Studies done in an earlier run under the same settings.
+        refused: Studies and archives that were refused.
+        failed: Studies that failed.
+        left: Studies that were not taken: the batch was stopped before, or ``limit`` reached.
+        planned: Studies that a dry run would have taken.
+        incomplete: Studies that still lacked a view when watching ended.
+        is_stopped: Whether a signal, a failure or the disk ended the batch early.
+        is_search_cut: Whether a signal ended it before all studies were found.
+        stop_code: The code of a batch that stopped by itself.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    refused: int = 0
+    failed: int = 0
+    left: int = 0
+    planned: int = 0
+    incomplete: int = 0
+    is_stopped: bool = False
+    is_search_cut: bool = False
+    stop_code: Code | None = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The numbers by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.type == "int"}
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 failures, 3 refusals or nothing found, 4 stopped with studies left.
+
+        Failures come before the rest, then what was left, then refusals.
+        """
+        if self.failed or self.stop_code:
+            return EXIT_FAILED
+        if self.is_search_cut or (self.is_stopped and self.left):
+            return EXIT_UNFINISHED
+        nothing = not (self.done or self.skipped or self.planned or self.left)
+        if self.refused or (nothing and not self.is_stopped):
+            return EXIT_REFUSED
+        return EXIT_DONE
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a batch would do.
+
+    Attributes:
+        jobs: Studies that it would take.
+        skipped: Studies that are done.
+        refusals: What it would refuse, and why.
+    """
+
+    jobs: Sequence[Job]
+    skipped: Sequence[Job]
+    refusals: Sequence[Refusal]
+
+    def lines(self) -> Iterator[str]:
+        """The plan in words."""
+        for job in self.jobs:
+            rule = f" (rule {job.rule} of the profile)" if job.rule else ""
+            yield f"study {job.study_key}: would run{rule}"
+        for job in self.skipped:
+            yield f"study {job.study_key}: done before, would be skipped"
+        for refusal in self.refusals:
+            for fact in refusal.findings:
+                if fact["severity"] == "error":
+                    yield (
+                        f"study {refusal.study_key}: refused: {fact['code']} ({fact['role']}) "
+                        f"{fact['message']}. To do: {fact['action']}"
+                    )
+
+    @property
+    def outcome(self) -> Outcome:
+        """The plan in numbers."""
+        return Outcome(
+            planned=len(self.jobs), skipped=len(self.skipped), refused=len(self.refusals)
+        )

@@ -1,0 +1,49 @@
+"""Requests to end a batch: SIGTERM and SIGINT."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_NAP_SECONDS = 0.2
+
+
+class StopRequest:
+    """Counts SIGTERM and SIGINT.
+
+    Attributes:
+        requests: How often the batch was asked to end.
+    """
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals in the main thread; previous handlers are restored."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {n: signal.signal(n, self._count) for n in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def is_requested(self) -> bool:
+        """Return whether the batch was asked to end."""
+        return self.requests > 0
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but no longer than until the batch is asked to end."""
+        end = time.monotonic() + seconds
+        while not self.requests and (left := end - time.monotonic()) > 0:
+            time.sleep(min(left, _NAP_SECONDS))
+
+    def _count(self, *_: Any) -> None:
+        self.requests += 1
