@@ -34,7 +34,7 @@ class CallError(Exception):
 
 
 class CallStopped(Exception):  # noqa: N818 - it is no failure
-    """A call was stopped on request; the process has ended."""
+    """A call was stopped on request."""
 
 
 class Sandbox:
@@ -75,6 +75,8 @@ class Sandbox:
             OSError: Raised by the function.
             SpiderError: R02, the process cannot start.
         """
+        if stop is not None and stop():
+            raise CallStopped
         if self._connection is None:
             self._start()
         try:

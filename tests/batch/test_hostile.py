@@ -18,7 +18,7 @@ import pytest
 
 from spider_bundle.batch import finder
 from spider_bundle.batch.finder import Found, StudyFinder
-from spider_bundle.batch.sandbox import CallError, Sandbox
+from spider_bundle.batch.sandbox import CallError, CallStopped, Sandbox
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from tests.batch import readers
@@ -83,6 +83,16 @@ def test_sandbox_that_died_or_hung_is_replaced(sandbox: Sandbox) -> None:
     with pytest.raises(FileNotFoundError):
         sandbox.call(os.stat, "/absent", seconds=60.0)
     assert sandbox.call(divmod, 7, 2, seconds=60.0) == (3, 1)
+
+
+def test_call_is_stopped_on_request(sandbox: Sandbox) -> None:
+    """Also between calls that answer at once, of which a search has thousands."""
+    with pytest.raises(CallStopped):
+        sandbox.call(divmod, 7, 2, seconds=60.0, stop=lambda: True)
+    answers = iter([False, False, True])
+    with pytest.raises(CallStopped):
+        sandbox.call(time.sleep, 600.0, seconds=600.0, stop=lambda: next(answers))
+    assert sandbox.call(divmod, 7, 2, seconds=60.0, stop=lambda: False) == (3, 1)
 
 
 def test_forgotten_sandbox_does_not_keep_its_process(tmp_path: Path) -> None:
