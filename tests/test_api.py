@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from spider_bundle.api import Reconstruction, Reconstructor, reconstruct
 from spider_bundle.cli import app
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.errors import RadiographError
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from spider_bundle.errors import SpiderError
 from spider_bundle.geometry import LPS_TO_RAS
 from spider_bundle.labels import Label
 from spider_bundle.outputs.report import report_schema
@@ -141,10 +141,10 @@ def test_nothing_is_written_and_nothing_shows_the_patient(
 
 
 def test_bad_input_is_told(coarse: Reconstructor, pair: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(RadiographError) as refused:
+    with pytest.raises(SpiderError) as refused:
         coarse([pair[0], pair[0]])
     assert "E06" in {found.code.value for found in refused.value.findings}
-    with pytest.raises(RadiographError) as missing:
+    with pytest.raises(SpiderError) as missing:
         coarse([pair[0], tmp_path / "none.dcm"])
     assert {found.code.value for found in missing.value.errors} == {"E01"}
     for films in ([pair[0]], [*pair, pair[0]], {"frontal": pair[0]}):

@@ -22,11 +22,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from spider_bundle.dicom import field, header
-from spider_bundle.dicom.errors import Code, RadiographError
 from spider_bundle.dicom.film import describe
 from spider_bundle.dicom.load import Radiograph
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.studies import find_studies, study_key
+from spider_bundle.errors import Code, SpiderError
 from tests.films import read_radiograph
 
 from .conftest import Writer
@@ -38,7 +38,7 @@ J2K, JPEG_LS, JPEG = (f"1.2.840.10008.1.2.4.{n}" for n in (90, 80, 70))
 
 def refusal(path: Path, overrides: Overrides | None = None) -> dict[str, str]:
     """Message by code of the errors of a file."""
-    with pytest.raises(RadiographError) as caught:
+    with pytest.raises(SpiderError) as caught:
         read_radiograph(path, overrides)
     return {found.code.value: found.message for found in caught.value.errors}
 
@@ -47,7 +47,7 @@ def outcome(path: Path, overrides: Overrides | None = None) -> set[str]:
     """Codes of the refusal of a file; empty if it was read to finite values."""
     try:
         read = read_radiograph(path, overrides)
-    except RadiographError as error:
+    except SpiderError as error:
         return {found.code.value for found in error.errors}
     return set() if np.isfinite(read.pixels).all() else {"not finite"}
 
@@ -367,7 +367,7 @@ def test_a_polygon_of_too_many_vertices_costs_nothing(write: Writer) -> None:
         "PA", CollimatorShape="POLYGONAL", VerticesOfThePolygonalCollimator=wide.ravel().tolist()
     )
     start = time.process_time()
-    assert warned(read_radiograph(path), Code.E18)
+    assert warned(read_radiograph(path), Code.FIELD_CUTS_HEAD)
     assert time.process_time() - start < 5
 
 
@@ -391,7 +391,7 @@ def test_texts_of_the_file_are_not_shown(write: Writer) -> None:
     shown = read_radiograph(
         write("PA", PixelSpacing=["1", "1"], PixelSpacingCalibrationType="CANARY")
     )
-    assert warned(shown, Code.E13)
+    assert warned(shown, Code.PIXEL_SPACING_MISMATCH)
     assert "canary" not in repr((shown.findings, shown.provenance)).lower()
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from spider_bundle.demo import write_demo_pair
-from spider_bundle.dicom.errors import Code, RadiographError
 from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.dicom.transforms import BiplanarRadiographsd, single_pair
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.geometry import ViewPosition, isocentric_view, project_points
 from spider_bundle.phantom import HeadPhantom
 
@@ -82,14 +82,14 @@ def test_report_says_where_values_come_from(pair: tuple[Path, Path]) -> None:
 
 
 def test_folder_must_hold_one_study(tmp_path: Path, pair: tuple[Path, Path]) -> None:
-    with pytest.raises(RadiographError) as nothing:
+    with pytest.raises(SpiderError) as nothing:
         single_pair(tmp_path)
     write_demo_pair(tmp_path / "a", name="one", shape=(32, 32), pitch=1.8)
     write_demo_pair(tmp_path / "b", name="two", shape=(32, 32), pitch=1.8)
-    with pytest.raises(RadiographError) as two:
+    with pytest.raises(SpiderError) as two:
         single_pair(tmp_path)
     for caught in (nothing, two):
-        assert [found.code for found in caught.value.errors] == [Code.E06]
+        assert [found.code for found in caught.value.errors] == [Code.NOT_A_PAIR]
     assert single_pair(tmp_path / "a").frontal.film is not None
 
 
