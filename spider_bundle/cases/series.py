@@ -13,6 +13,7 @@ import pydicom
 from scipy import ndimage
 
 from spider_bundle.arrays import Float32Array, FloatArray
+from spider_bundle.cases.volume import silent_itk
 from spider_bundle.errors import Code, SpiderError
 
 MIN_SLICES = 16
@@ -126,14 +127,14 @@ def _decoded(files: Sequence[Path]) -> Float32Array:
     """Decode slices in the given order and rescale them (C.11.1), ``(columns, rows, slices)``."""
     import itk
 
-    itk.Object.GlobalWarningDisplayOff()  # warnings name files
     reader = itk.ImageSeriesReader[itk.Image[itk.F, 3]].New(
         FileNames=[str(path) for path in files],
         ImageIO=itk.GDCMImageIO.New(),
         MetaDataDictionaryArrayUpdate=False,
     )
     try:
-        reader.Update()
+        with silent_itk():
+            reader.Update()
     except RuntimeError as error:
         raise SpiderError(Code.SCAN_UNREADABLE, type(error).__name__) from error
     hu: Float32Array = itk.array_from_image(reader.GetOutput()).T

@@ -8,6 +8,8 @@ affines, and does not know NIfTI-2.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,19 @@ from spider_bundle.geometry import LPS_TO_RAS, Grid
 
 _SUFFIX = re.compile(r"\.(nii|nii\.gz|nrrd|mha)$", re.IGNORECASE)
 _NRRD_SPACE = "left-posterior-superior"  # to which ITK turns the other anatomical spaces
+
+
+@contextmanager
+def silent_itk() -> Iterator[None]:
+    """Keep warnings of ITK, which name files, off the terminal."""
+    import itk
+
+    shown = itk.Object.GetGlobalWarningDisplay()
+    itk.Object.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        itk.Object.SetGlobalWarningDisplay(shown)
 
 
 def is_volume(path: Path) -> bool:
@@ -46,7 +61,11 @@ def read_volume(path: Path) -> tuple[Float32Array, Grid]:
     """
     nifti = path.name.lower().endswith((".nii", ".nii.gz"))
     try:
-        values, affine = _read_nifti(path) if nifti else _read_with_itk(path)
+        if nifti:
+            values, affine = _read_nifti(path)
+        else:
+            with silent_itk():
+                values, affine = _read_with_itk(path)
     except SpiderError:
         raise
     except Exception as error:  # its text names the file
