@@ -13,13 +13,13 @@ from spider_bundle.batch.outcome import EXIT_FAILED, EXIT_UNFINISHED
 from spider_bundle.bundle import bundle_root
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.logs import debug
-from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
 EXIT_USAGE = 2
 
 _EXIT_CODES = {
     Code.INVALID_KEY_FILE: EXIT_USAGE,
     Code.INVALID_PROFILE: EXIT_USAGE,
+    Code.MISSING_PACKAGE: EXIT_USAGE,
     Code.OUTPUT_IN_USE: EXIT_UNFINISHED,
 }
 
@@ -48,8 +48,6 @@ def exit_status_of(error: Exception, options: BatchOptions | None = None) -> Exi
     """
     if isinstance(error, SpiderError):
         return ExitStatus(str(error), _EXIT_CODES.get(error.code, EXIT_FAILED))
-    if isinstance(error, MissingExtraError):
-        return ExitStatus(str(error), EXIT_USAGE)
     debug(error)
     if isinstance(error, OSError):
         unreadable = None
