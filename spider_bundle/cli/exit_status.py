@@ -56,8 +56,8 @@ def exit_status_of(error: Exception, options: BatchOptions | None = None) -> Exi
         if unreadable:
             return ExitStatus(unreadable)
         return ExitStatus(
-            f"R01 the batch could not go on ({_reason(error)}). To do: see to the space and the "
-            "rights of the output folder and run again; what is done stays."
+            f"R01 the batch could not go on ({_reason(error)}). To do: check free space and "
+            "permissions of the output folder and run again; what is done stays."
         )
     # the text of an unexpected error may quote a path or an attribute: name its kind only
     cause: BaseException = error
