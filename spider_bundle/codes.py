@@ -97,7 +97,7 @@ class Code(StrEnum):
     NOT_HU = "P10"
     NO_HEAD = "P11"
     QUALITY_CHECK_FAILED = "P12"
-    INVALID_NIFTI = "P13"
+    INVALID_VOLUME = "P13"
     PREPARATION_FAILED = "P14"
 
     E01 = "E01"
@@ -496,7 +496,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         Code.QUALITY_CHECK_FAILED: Info(
             "the prepared head fails a quality check", "look at the checks in the report"
         ),
-        Code.INVALID_NIFTI: Info(
+        Code.INVALID_VOLUME: Info(
             "volume file that is not one 3D image with a known orientation",
             "convert one volume per file, with the orientation set (sform or qform; NRRD space)",
         ),

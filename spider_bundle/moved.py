@@ -10,6 +10,8 @@ from types import MappingProxyType
 #: Present place of each module of release 0.5 that has moved; what is inside moved with it.
 MOVED: Mapping[str, str] = MappingProxyType(
     {
+        "spider_bundle.cases.rejections": "spider_bundle.errors",
+        "spider_bundle.cases.sheet": "spider_bundle.cases.contact_sheet",
         "spider_bundle.evaluation.back_projection": "spider_bundle.evaluation.baselines",
         "spider_bundle.evaluation.examples": "spider_bundle.evaluation.baselines.training_examples",
         "spider_bundle.evaluation.films": "benchmarks.case_films",

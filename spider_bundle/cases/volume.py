@@ -71,7 +71,7 @@ def read_volume(path: Path) -> tuple[Float32Array, Grid]:
     except Exception as error:  # its text names the file
         raise SpiderError(Code.SCAN_UNREADABLE, type(error).__name__) from error
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
-        raise SpiderError(Code.INVALID_NIFTI)
+        raise SpiderError(Code.INVALID_VOLUME)
     return in_ras_order(values, affine)
 
 
@@ -104,7 +104,7 @@ def _read_nifti(path: Path) -> tuple[Float32Array, FloatArray]:
         values = values[..., 0]
     oriented = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
     if values.ndim != 3 or values.dtype.kind not in "iuf" or not oriented:
-        raise SpiderError(Code.INVALID_NIFTI)
+        raise SpiderError(Code.INVALID_VOLUME)
     return values.astype(np.float32), LPS_TO_RAS @ np.asarray(image.affine, dtype=np.float64)
 
 
@@ -118,7 +118,7 @@ def _read_with_itk(path: Path) -> tuple[Float32Array, FloatArray]:
     facts = codec.GetMetaDataDictionary()
     space = facts["NRRD_space"] if facts.HasKey("NRRD_space") else ""
     if codec.GetNumberOfDimensions() != 3 or not scalar or (is_nrrd and space != _NRRD_SPACE):
-        raise SpiderError(Code.INVALID_NIFTI)
+        raise SpiderError(Code.INVALID_VOLUME)
     reader = itk.ImageFileReader[itk.Image[itk.F, 3]].New(FileName=str(path), ImageIO=codec)
     reader.Update()
     return _array_and_affine(reader.GetOutput())

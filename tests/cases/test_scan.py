@@ -88,7 +88,7 @@ def test_nrrd_without_an_anatomical_space_is_refused(tmp_path: Path) -> None:
     write_with_itk(tmp_path / "a.nrrd", *volume())
     content = (tmp_path / "a.nrrd").read_bytes()
     (tmp_path / "a.nrrd").write_bytes(content.replace(b"left-posterior-superior", b"scanner-xyz"))
-    assert rejection(tmp_path) == Code.INVALID_NIFTI
+    assert rejection(tmp_path) == Code.INVALID_VOLUME
     ras = content.replace(b"left-posterior-superior", b"right-anterior-superior")
     (tmp_path / "a.nrrd").write_bytes(ras)
     hu, grid = volume()
