@@ -49,12 +49,11 @@ from pydicom.uid import (
 
 from spider_bundle.batch.finder import SANDBOX_MODULES, StudyFinder
 from spider_bundle.batch.sandbox import Sandbox, limit_memory
-from spider_bundle.dicom.errors import RadiographError
 from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.studies import find_studies
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.dicom.write import SyntheticIdentity, write_cr, write_dx
-from spider_bundle.errors import Code
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.geometry import View, ViewPosition, isocentric_view
 
 CANARY = "CANARY^NAME"
@@ -740,7 +739,7 @@ def read_case(folder: Path, overrides: dict[str, Any]) -> str:
     _check_messages(messages)
     try:
         item = transform({"image": {"frontal": paths[0], "lateral": paths[1]}})
-    except RadiographError as error:
+    except SpiderError as error:
         _check_messages([f.message for f in error.findings])
         return "refused " + "+".join(sorted({f.code.value for f in error.errors}))
     image, provenance = item["image"], item["image"].meta["provenance"]

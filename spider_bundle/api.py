@@ -166,7 +166,7 @@ class Reconstructor:
             The item of :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd`.
 
         Raises:
-            RadiographError: The radiographs cannot be used; its findings carry code and action.
+            SpiderError: The radiographs cannot be used; its findings carry code and action.
             ValueError: The overrides are not valid, or not one folder or two files were named.
         """
         item: dict[Hashable, Any] = {"image": _source(radiographs)}
@@ -217,7 +217,7 @@ def reconstruct(
         root: Folder of the bundle.
 
     Raises:
-        RadiographError: The radiographs cannot be used; its findings carry code and action.
+        SpiderError: The radiographs cannot be used; its findings carry code and action.
         FileNotFoundError: There is no bundle, or no such weights file.
         RuntimeError: The weights do not fit the network, or there is no such device.
         ValueError: A value is out of range, or the overrides are not valid.

@@ -1,15 +1,13 @@
-"""What an operator may state about a radiograph against, or in place of, its DICOM attributes."""
+"""Overrides: values that an operator states in place of DICOM attributes."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from numbers import Integral, Real
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic.dataclasses import dataclass
 
 from spider_bundle.geometry import ViewPosition, orientation_vector
 
@@ -17,9 +15,56 @@ ROLES = ("frontal", "lateral")
 """The two radiographs of a pair."""
 
 
-@dataclass(frozen=True)
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _no_fraction(value: Any) -> Any:
+    if not isinstance(value, (int, np.integer, str)):
+        raise ValueError
+    return _no_flag(value)
+
+
+def _crossed(directions: tuple[str, str]) -> tuple[str, str]:
+    columns, rows = map(orientation_vector, directions)
+    if not np.cross(columns, rows).any():
+        raise ValueError
+    return directions
+
+
+def _ordered(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    top, left, bottom, right = box
+    if top >= bottom or left >= right:
+        raise ValueError
+    return box
+
+
+_Positive = Annotated[float, BeforeValidator(_no_flag), Field(gt=0, allow_inf_nan=False)]
+_Whole = Annotated[int, BeforeValidator(_no_fraction)]
+_Box = Annotated[tuple[_Whole, _Whole, _Whole, _Whole], AfterValidator(_ordered)]
+_POSITIVE, _FLAG = "a positive number", "true or false"
+_WANTED = {
+    "sod": _POSITIVE,
+    "sdd": _POSITIVE,
+    "pitch": _POSITIVE,
+    "view": "AP, PA, LL or RL",
+    "orientation": "two directions across each other, such as [L, F]",
+    "dense_is_high": _FLAG,
+    "log_scale": _POSITIVE,
+    "frame": "a whole number from 0",
+    "mask_boxes": "a list of [top, left, bottom, right] in whole pixels",
+    "allow_secondary_capture": _FLAG,
+}
+"""What each value must be, in words; messages quote no value."""
+
+_CONFIG = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, config=_CONFIG)
 class Overrides:
-    """Statements about one radiograph; None leaves the attribute to DICOM.
+    """Overrides of one radiograph; None leaves the attribute to DICOM.
 
     Each one used is recorded as ``override`` in the radiograph's provenance.
 
@@ -39,24 +84,24 @@ class Overrides:
         allow_secondary_capture: Accept a secondary capture.
     """
 
-    sod: float | None = None
-    sdd: float | None = None
-    pitch: float | None = None
+    sod: _Positive | None = None
+    sdd: _Positive | None = None
+    pitch: _Positive | None = None
     view: ViewPosition | None = None
-    orientation: tuple[str, str] | None = None
-    dense_is_high: bool | None = None
-    log_scale: float | None = None
-    frame: int | None = None
-    mask_boxes: tuple[tuple[int, int, int, int], ...] = ()
-    allow_secondary_capture: bool = False
+    orientation: Annotated[tuple[str, str], AfterValidator(_crossed)] | None = None
+    dense_is_high: StrictBool | None = None
+    log_scale: _Positive | None = None
+    frame: Annotated[_Whole, Field(ge=0)] | None = None
+    mask_boxes: tuple[_Box, ...] = ()
+    allow_secondary_capture: StrictBool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CONFIG)
 class PairOverrides:
     """Overrides of the two radiographs of a pair."""
 
-    frontal: Overrides = field(default_factory=Overrides)
-    lateral: Overrides = field(default_factory=Overrides)
+    frontal: Overrides = Overrides()
+    lateral: Overrides = Overrides()
 
     @property
     def frames(self) -> frozenset[int]:
@@ -83,22 +128,17 @@ class PairOverrides:
         """
         if isinstance(values, PairOverrides):
             return values
-        stated = _mapping("overrides", values)
-        both = _checked("", {k: v for k, v in stated.items() if k not in ROLES})
-        sides = {
-            role: {**both, **_checked(f"{role}.", _mapping(role, stated.get(role)))}
-            for role in ROLES
-        }
-        return cls(
-            **{
-                role: Overrides(**{k: v for k, v in side.items() if v is not None})
-                for role, side in sides.items()
-            }
-        )
+        both = _mapping("overrides", values)
+        views = {role: _mapping(role, both.get(role)) for role in ROLES}
+        both = {name: value for name, value in both.items() if name not in ROLES}
+        _check("", both)
+        for role, view in views.items():
+            _check(f"{role}.", view)
+        return cls(**{role: Overrides(**_stated({**both, **views[role]})) for role in ROLES})
 
 
 def merge_overrides(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Put statements over others; what the upper ones do not state stays.
+    """Merge two sets of overrides; what the upper ones do not state stays.
 
     Whatever the upper ones state wins: for both views also over what the lower ones state for one.
 
@@ -120,88 +160,25 @@ def _mapping(name: str, values: Any) -> Mapping[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name} must be a mapping of names to values, got {values!r}")
+        raise ValueError(f"{name} must be a mapping of names to values")
     return values
 
 
-def _checked(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values in the types of :class:`Overrides`; None stays."""
-    unknown = sorted(f"{prefix}{name}" for name in values if name not in _CHECKS)
+def _check(prefix: str, values: Mapping[str, Any]) -> None:
+    """Check that names and values are those of :class:`Overrides`.
+
+    Raises:
+        ValueError: See :meth:`PairOverrides.from_mapping`.
+    """
+    unknown = sorted(f"{prefix}{name}" for name in values if name not in _WANTED)
     if unknown:
-        raise ValueError(f"unknown overrides {unknown}; known are {sorted(_CHECKS)}")
-    checked = {}
-    for name, value in values.items():
-        wanted, convert = _CHECKS[name]
-        try:
-            checked[name] = None if value is None else convert(value)
-        except (TypeError, ValueError, OverflowError):
-            message = f"override {prefix}{name} must be {wanted}, got {value!r}"
-            raise ValueError(message) from None
-    return checked
+        raise ValueError(f"unknown overrides {unknown}; known are {sorted(_WANTED)}")
+    try:
+        Overrides(**_stated(values))
+    except ValidationError as error:
+        name = str(error.errors(include_input=False, include_context=False)[0]["loc"][0])
+        raise ValueError(f"override {prefix}{name} must be {_WANTED[name]}") from None
 
 
-def _positive(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (Real, str)):
-        raise TypeError
-    number = float(value)
-    if not 0 < number < math.inf:
-        raise ValueError
-    return number
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (Integral, str)):
-        raise TypeError
-    return int(value)
-
-
-def _frame(value: Any) -> int:
-    frame = _whole(value)
-    if frame < 0:
-        raise ValueError
-    return frame
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-def _orientation(value: Any) -> tuple[str, str]:
-    if isinstance(value, str):  # its letters are no values
-        raise TypeError
-    columns, rows = value
-    if not np.cross(orientation_vector(columns), orientation_vector(rows)).any():
-        raise ValueError
-    return columns, rows
-
-
-def _boxes(value: Any) -> tuple[tuple[int, int, int, int], ...]:
-    return tuple(_box(*box) for box in value)
-
-
-def _box(top: Any, left: Any, bottom: Any, right: Any) -> tuple[int, int, int, int]:
-    box = _whole(top), _whole(left), _whole(bottom), _whole(right)
-    if box[0] >= box[2] or box[1] >= box[3]:
-        raise ValueError
-    return box
-
-
-_POSITIVE = "a positive number", _positive
-_FLAG = "true or false", _flag
-_CHECKS: Mapping[str, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
-    {
-        "sod": _POSITIVE,
-        "sdd": _POSITIVE,
-        "pitch": _POSITIVE,
-        "view": ("AP, PA, LL or RL", ViewPosition),
-        "orientation": ("two directions across each other, such as [L, F]", _orientation),
-        "dense_is_high": _FLAG,
-        "log_scale": _POSITIVE,
-        "frame": ("a whole number from 0", _frame),
-        "mask_boxes": ("a list of [top, left, bottom, right] in whole pixels", _boxes),
-        "allow_secondary_capture": _FLAG,
-    }
-)
-"""What each value must be, in words and as a function that fails on anything else."""
+def _stated(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -15,7 +15,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
 
-from spider_bundle.dicom.errors import RadiographError
+from spider_bundle.errors import SpiderError
 from spider_bundle.outputs.study import CT_FILE
 from spider_bundle.outputs.transforms import WriteStudyd
 
@@ -63,7 +63,7 @@ class RadiographInferTask(BundleInferTask):
             checked["output_dir"] = self.results or scratch
             try:
                 file, answer = super().__call__(checked, callbacks)
-            except RadiographError as error:
+            except SpiderError as error:
                 _log.warning("study refused: %s", error)
                 raise HTTPException(422, str(error)) from None
             if not self.results:

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spider_bundle.dicom.errors import finding_facts
 from spider_bundle.dicom.identity import SourceIdentity
 from spider_bundle.dicom.lossy import LossyCompression
 from spider_bundle.dicom.provenance import Provenance
@@ -127,7 +126,7 @@ def study_result(
             weights_sha256=weights_sha256,
             views=loaded.views,
             assumptions=assumptions,
-            findings=[finding_facts(found) for found in loaded.findings],
+            findings=[found.facts() for found in loaded.findings],
             timings=timings,
         ),
         source=loaded.source_identity if keep_identity else None,

@@ -108,10 +108,17 @@ def test_what_is_no_statement_is_refused(values: Any, word: str) -> None:
         PairOverrides.from_mapping(values)
 
 
-def test_every_statement_is_checked() -> None:
-    for name in Overrides.__dataclass_fields__:
-        with pytest.raises(ValueError, match=f"override {name} must be"):
-            PairOverrides.from_mapping({name: object()})
+@pytest.mark.parametrize("name", Overrides.__dataclass_fields__)
+def test_every_value_is_checked_and_none_is_shown(name: str) -> None:
+    for value in ("Canary", ["Canary"], [["Canary"] * 4], {"Canary": 1}, object()):
+        for values in ({name: value}, {"frontal": {name: value}}):
+            with pytest.raises(ValueError, match="must be") as caught:
+                PairOverrides.from_mapping(values)
+            shown = f"{caught.value} {caught.value!r} {caught.value.__cause__}"
+            assert "Canary" not in shown
+        with pytest.raises(ValueError, match="validation error") as direct:
+            Overrides(**{name: value})
+        assert "Canary" not in str(direct.value)
 
 
 @pytest.mark.parametrize("stated", list(product((False, True), repeat=4)))

@@ -12,10 +12,10 @@ import numpy as np
 import pydicom
 import pytest
 
-from spider_bundle.dicom.errors import Code, RadiographError, Severity
 from spider_bundle.dicom.overrides import Overrides, PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies, study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from spider_bundle.errors import Code, Severity, SpiderError
 from spider_bundle.geometry import ViewPosition, positioner_rotation
 from tests.films import read_pair, read_radiograph
 
@@ -23,7 +23,7 @@ from .conftest import Writer, make_view
 
 
 def pair_errors(*arguments: Path, overrides: PairOverrides | None = None) -> set[str]:
-    with pytest.raises(RadiographError) as caught:
+    with pytest.raises(SpiderError) as caught:
         read_pair(*arguments, overrides)
     return {found.code.value for found in caught.value.errors}
 
@@ -69,7 +69,7 @@ def test_stated_views_outweigh_one_wrong_header(write: Writer) -> None:
 def test_findings_of_both_files_come_at_once(write: Writer) -> None:
     frontal = write("AP", DistanceSourceToDetector="11.5")
     lateral = write("LL", PatientOrientation=None)
-    with pytest.raises(RadiographError) as caught:
+    with pytest.raises(SpiderError) as caught:
         read_pair(lateral, frontal)
     found = {(f.code, f.role) for f in caught.value.errors}
     assert {(Code.E11, "frontal"), (Code.E10, "lateral")} <= found

@@ -10,13 +10,13 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from spider_bundle.dicom.errors import Code, RadiographError, Severity
 from spider_bundle.dicom.field import _line_percentiles
 from spider_bundle.dicom.film import describe
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.pair import judge_film
 from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.dicom.write import log_scale
+from spider_bundle.errors import Code, Severity, SpiderError
 from spider_bundle.geometry import ViewPosition, positioner_rotation
 from tests.films import read_pair, read_radiograph
 
@@ -31,7 +31,7 @@ ORIENTATIONS = {
 
 
 def errors(path: Path, overrides: Overrides | None = None) -> set[str]:
-    with pytest.raises(RadiographError) as caught:
+    with pytest.raises(SpiderError) as caught:
         read_radiograph(path, overrides)
     return {found.code.value for found in caught.value.errors}
 
@@ -251,7 +251,7 @@ def test_e01(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "text"
     path.write_text("no DICOM")
     assert errors(path) == {"E01"}
-    with pytest.raises(RadiographError, match="E01"):
+    with pytest.raises(SpiderError, match="E01"):
         read_pair(tmp_path / "absent", path)
     assert errors(write(SOPClassUID="1.2.840.10008.5.1.4.1.1.2")) == {"E01"}
     capture = write(cr=True, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
@@ -277,7 +277,7 @@ def test_e02_names_the_plugin(write: Writer, monkeypatch: pytest.MonkeyPatch) ->
     path = write(edit=compress)
     assert errors(path) == {"E02"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(RadiographError, match="python-gdcm"):
+    with pytest.raises(SpiderError, match="python-gdcm"):
         read_radiograph(path)
 
 
@@ -287,7 +287,7 @@ def test_e02_shows_no_uid(write: Writer) -> None:
 
     path = write(edit=unknown)
     assert errors(path) == {"E02"}
-    with pytest.raises(RadiographError, match="unknown transfer syntax") as caught:
+    with pytest.raises(SpiderError, match="unknown transfer syntax") as caught:
         read_radiograph(path)
     assert "1.2.3" not in str(caught.value)
 
@@ -510,7 +510,7 @@ def test_messages_show_nobody(write: Writer) -> None:
         "StudyDescription": "Doe skull",
     }
     path = write("LL", name="Doe_Jane/skull", PatientOrientation=["L", "F"], **secret)
-    with pytest.raises(RadiographError) as caught:
+    with pytest.raises(SpiderError) as caught:
         read_radiograph(path)
     uid = pydicom.dcmread(path).StudyInstanceUID
     shown = f"{caught.value} {caught.value!r} {caught.value.findings}"
