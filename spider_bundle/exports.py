@@ -124,7 +124,7 @@ def export_onnx(
         metadata: Further entries of the file's metadata.
 
     Raises:
-        MissingExtraError: R03, onnx or onnxscript is not installed.
+        SpiderError: R03, onnx or onnxscript is not installed.
         OSError: The file cannot be written.
     """
     require_extra("onnx")
@@ -165,7 +165,7 @@ def export_bundle(
 
     Raises:
         FileNotFoundError: There is no bundle, or no such weights file.
-        MissingExtraError: R03, onnx or onnxscript is not installed.
+        SpiderError: R03, onnx or onnxscript is not installed.
         OSError: The file cannot be written.
         RuntimeError: The weights do not fit the network.
     """

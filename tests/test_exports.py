@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ckpt_export, run
 
 from spider_bundle.api import Reconstructor
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.errors import SpiderError
 from spider_bundle.exports import TOLERANCE, Part, export_bundle, export_onnx
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid, ViewPosition, isocentric_view
@@ -22,7 +23,6 @@ from spider_bundle.intensity import denormalise_hu
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs import optional_dependencies
-from spider_bundle.outputs.optional_dependencies import MissingExtraError
 from tests.tiny import TINY_NETWORK
 
 Session = Callable[..., npt.NDArray[np.float32]]
@@ -144,7 +144,7 @@ def test_onnx_without_its_packages_is_refused_with_the_way_out(
         raise optional_dependencies.PackageNotFoundError(package)
 
     monkeypatch.setattr(optional_dependencies, "version", absent)
-    with pytest.raises(MissingExtraError, match=r"R03 .* needs onnx .*'spider-bundle\[onnx\]'"):
+    with pytest.raises(SpiderError, match=r"R03 .* needs onnx .*'spider-bundle\[onnx\]'"):
         export_onnx(network, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

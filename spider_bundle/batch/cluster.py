@@ -172,7 +172,7 @@ class ClusterBackend:
         device: Device of the network; workers ask for a GPU if it is one.
 
     Raises:
-        MissingExtraError: R03, Ray is not installed.
+        SpiderError: R03, Ray is not installed.
     """
 
     def __init__(self, settings: WorkerSettings, options: ClusterOptions, device: str) -> None:

@@ -7,11 +7,7 @@ from dataclasses import dataclass, fields
 
 from spider_bundle.batch.job import Job, Refusal
 from spider_bundle.errors import Code
-
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_REFUSED = 3
-EXIT_UNFINISHED = 4
+from spider_bundle.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_UNFINISHED
 
 
 @dataclass

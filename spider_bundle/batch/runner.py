@@ -77,7 +77,7 @@ def run_batch(options: BatchOptions) -> Outcome:
 
     Raises:
         SpiderError: K01, S01, R02, or R08 to R11.
-        MissingExtraError: R03, a cluster is named and Ray is not installed.
+        SpiderError: R03, a cluster is named and Ray is not installed.
         FileNotFoundError: There is no bundle, or there are no weights.
         OSError: The output folder cannot be written to.
     """

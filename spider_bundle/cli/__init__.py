@@ -12,13 +12,13 @@ import typer
 
 from spider_bundle.cli.batch import batch
 from spider_bundle.cli.demo import demo
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 from spider_bundle.cli.evaluate import evaluate
 from spider_bundle.cli.export import export
 from spider_bundle.cli.infer import infer
 from spider_bundle.cli.listen import listen
 from spider_bundle.cli.prepare import prepare
 from spider_bundle.cli.send import send
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 
 __all__ = ["EXIT_FAILED", "EXIT_REFUSED", "EXIT_USAGE", "app"]
 

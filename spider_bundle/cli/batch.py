@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_USAGE, bad_usage, fail
+from spider_bundle.cli.ends import fail, shown
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,
@@ -27,6 +27,7 @@ from spider_bundle.cli.options import (
     computation,
 )
 from spider_bundle.cli.send import check_peer, deliver
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from spider_bundle.batch.options import BatchOptions
@@ -107,9 +108,9 @@ def batch(
     from spider_bundle.batch.cluster import ClusterOptions
     from spider_bundle.batch.options import BatchOptions
     from spider_bundle.batch.runner import plan_batch, run_batch
-    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import require_extra
 
-    with bad_usage(MissingExtraError):
+    with shown():
         if on_error not in ("continue", "stop"):
             raise ValueError(f"--on-error takes continue or stop, got {on_error!r}")
         if create_key_file and key_file is None:
@@ -181,14 +182,14 @@ def _without_traceback(options: BatchOptions) -> Iterator[None]:
         typer.BadParameter: Wrong use.
         typer.Exit: All else.
     """
-    from spider_bundle.cli.exit_status import exit_status_of
+    from spider_bundle.cli.early_end import early_end
 
     try:
         yield
     except (typer.Exit, typer.BadParameter):  # told already
         raise
     except Exception as error:
-        end = exit_status_of(error, options)
+        end = early_end(error, options)
         if end.exit_code == EXIT_USAGE:
             raise typer.BadParameter(end.message) from None
         fail(end.message, end.exit_code)

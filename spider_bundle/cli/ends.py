@@ -1,4 +1,4 @@
-"""How commands end: exit statuses, and errors shown without naming a patient's file."""
+"""How commands end: errors are shown without naming a patient's file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from typing import NoReturn
 import typer
 from pydantic import ValidationError
 
-from spider_bundle.errors import Code, line, validation_message
+from spider_bundle.errors import Code, SpiderError, line, validation_message
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_STATUS, EXIT_USAGE
 from spider_bundle.files import reason
 from spider_bundle.logs import is_debugging
-
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_REFUSED = 3
 
 
 def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
@@ -29,19 +26,24 @@ def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
 
 
 @contextmanager
-def bad_usage(*others: type[Exception]) -> Iterator[None]:
-    """Show a ValueError, or an error of these kinds, as bad usage.
+def shown() -> Iterator[None]:
+    """Show errors that the operator can do something about, and end with their exit status.
 
     Raises:
-        typer.BadParameter: One of them occurred.
+        typer.BadParameter: A ValueError, or an error whose code tells of bad usage.
+        typer.Exit: Another error with a code.
     """
-    kinds: tuple[type[Exception], ...] = (ValueError, *others)
     try:
         yield
     except ValidationError as error:
         raise typer.BadParameter(validation_message(error)) from None
-    except kinds as error:
+    except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    except SpiderError as error:
+        status = EXIT_STATUS.get(error.code, EXIT_FAILED)
+        if status == EXIT_USAGE:
+            raise typer.BadParameter(str(error)) from None
+        fail(str(error), status)
 
 
 @contextmanager

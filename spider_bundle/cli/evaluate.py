@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import bad_usage
+from spider_bundle.cli.ends import shown
 from spider_bundle.cli.options import (
     BundleRoot,
     Device,
@@ -51,7 +51,7 @@ def evaluate(
     from spider_bundle.evaluation.methods import NetworkMethod
     from spider_bundle.evaluation.protocols import evaluate as run_protocols
 
-    with bad_usage():
+    with shown():
         overrides = {"output_dir": config_path(output), **computation(device, precision)}
     for name, path in (("dataset_dir", dataset_dir), ("weights", weights)):
         if path is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import bad_usage, written
+from spider_bundle.cli.ends import shown, written
 from spider_bundle.cli.options import BundleRoot, Weights
 
 
@@ -18,12 +18,11 @@ def export(
     bundle_root: BundleRoot = None,
 ) -> None:
     """Write the network with its weights as an ONNX file; the geometry is an input of it."""
-    with bad_usage():
+    with shown():
         from spider_bundle.exports import Part, export_bundle
-        from spider_bundle.outputs.optional_dependencies import MissingExtraError
 
         chosen = Part(part)
     action = "check free space and permissions of its folder and export again"
-    with bad_usage(MissingExtraError), written("the file could not be written", action):
+    with shown(), written("the file could not be written", action):
         export_bundle(output, chosen, weights=weights, root=bundle_root)
     typer.echo(f"{chosen.value} written to {output}")

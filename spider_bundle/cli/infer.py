@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail
+from spider_bundle.cli.ends import fail, shown
 from spider_bundle.cli.options import (
     BundleRoot,
     Device,
@@ -24,6 +24,7 @@ from spider_bundle.cli.options import (
     config_path,
 )
 from spider_bundle.errors import Code, line, root_cause
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 from spider_bundle.logs import is_debugging
 
 
@@ -85,7 +86,7 @@ def infer(
     report.
     """
     overrides: dict[str, Any] = {}
-    with bad_usage():
+    with shown():
         stated = _stated_overrides(
             {"sod": sod, "sdd": sdd, "pitch": pitch, "view": view},
             {"frontal": frontal_orientation, "lateral": lateral_orientation},

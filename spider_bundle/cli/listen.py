@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import bad_usage, fail, written
+from spider_bundle.cli.ends import shown, written
 from spider_bundle.cli.options import CreateKeyFile, KeyFile, require_pacs
 
 
@@ -45,44 +45,37 @@ def listen(
     from spider_bundle.batch.site_key import create_key_file as create_key
     from spider_bundle.batch.site_key import read_key_file
     from spider_bundle.dicom.studies import PUBLIC_KEY
-    from spider_bundle.errors import Code, SpiderError
     from spider_bundle.pacs.listen import Listener, ListenOptions
     from spider_bundle.pacs.listen import listen as listen_until_signal
 
     def tell(listener: Listener) -> None:
         typer.echo(f"{ae_title.strip()} listens on {bind}:{listener.port}; SIGTERM stops it")
 
-    try:
-        with (
-            bad_usage(SpiderError),
-            written(
-                "the spool cannot be used",
-                "check free space and permissions of its folder and start again; what is stored "
-                "stays",
-            ),
-        ):
-            if create_key_file:
-                if key_file is None:
-                    raise ValueError("--create-key-file needs --key-file")
-                create_key(key_file)
-            secret = read_key_file(key_file) if key_file else os.environ.get("SPIDER_SITE_KEY")
-            options = ListenOptions(
-                spool=spool,
-                port=port,
-                bind=bind,
-                ae_title=ae_title,
-                allow=tuple(allow or ()),
-                allow_any=allow_any,
-                max_associations=max_associations,
-                min_free_gb=min_free_gb,
-                max_object_mb=max_object_mb,
-                allow_secondary_capture=allow_secondary_capture,
-                key=secret or PUBLIC_KEY,
-                audit=audit,
-            )
-            received = listen_until_signal(options, tell)
-    except SpiderError as error:
-        if error.code is Code.INVALID_ADDRESS:
-            raise typer.BadParameter(str(error)) from None
-        fail(str(error))
+    with (
+        shown(),
+        written(
+            "the spool cannot be used",
+            "check free space and permissions of its folder and start again; what is stored stays",
+        ),
+    ):
+        if create_key_file:
+            if key_file is None:
+                raise ValueError("--create-key-file needs --key-file")
+            create_key(key_file)
+        secret = read_key_file(key_file) if key_file else os.environ.get("SPIDER_SITE_KEY")
+        options = ListenOptions(
+            spool=spool,
+            port=port,
+            bind=bind,
+            ae_title=ae_title,
+            allow=tuple(allow or ()),
+            allow_any=allow_any,
+            max_associations=max_associations,
+            min_free_gb=min_free_gb,
+            max_object_mb=max_object_mb,
+            allow_secondary_capture=allow_secondary_capture,
+            key=secret or PUBLIC_KEY,
+            audit=audit,
+        )
+        received = listen_until_signal(options, tell)
     typer.echo(f"{received} objects received")

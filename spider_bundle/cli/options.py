@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from spider_bundle.cli.ends import shown
+
 Spacing = Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)]
 Shape = Annotated[int, typer.Option(help="Voxels along each axis.", min=8, max=512)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")]
@@ -69,25 +71,21 @@ def check_extras(dicom: bool, mesh: bool, keep_identity: bool) -> None:
     """Refuse optional outputs that this installation cannot write.
 
     Raises:
-        ValueError: R03, or an option that would do nothing.
+        SpiderError: R03, a package is missing.
+        ValueError: An option would do nothing.
     """
-    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import require_extra
 
     if keep_identity and not dicom:
         raise ValueError("--keep-identity concerns the DICOM results; give --dicom as well")
-    try:
-        for wanted, extra in ((dicom, "dicom"), (mesh, "mesh")):
-            if wanted:
-                require_extra(extra)
-    except MissingExtraError as error:
-        raise ValueError(str(error)) from None
+    for wanted, extra in ((dicom, "dicom"), (mesh, "mesh")):
+        if wanted:
+            require_extra(extra)
 
 
 def require_pacs() -> None:
     """End with R03 as bad usage where the extra ``pacs`` is not installed."""
-    from spider_bundle.outputs.optional_dependencies import MissingExtraError, require_extra
+    from spider_bundle.outputs.optional_dependencies import require_extra
 
-    try:
+    with shown():
         require_extra("pacs")
-    except MissingExtraError as error:
-        raise typer.BadParameter(str(error)) from None

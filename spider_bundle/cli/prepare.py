@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, written
+from spider_bundle.cli.ends import shown, written
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 
 
 def prepare(
@@ -47,7 +48,7 @@ def prepare(
     from spider_bundle.dicom.studies import PUBLIC_KEY
 
     with (
-        bad_usage(),
+        shown(),
         written(
             "the cases could not be written",
             "check free space and permissions of the output folder and run again; finished scans "

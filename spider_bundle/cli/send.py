@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import EXIT_FAILED, EXIT_REFUSED, bad_usage, fail, written
+from spider_bundle.cli.ends import shown, written
 from spider_bundle.cli.options import require_pacs
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 
 if TYPE_CHECKING:
     from spider_bundle.pacs.store import SendOutcome
@@ -58,20 +59,17 @@ def deliver(
         typer.Exit: What was sent cannot be recorded, or another process sends.
     """
     check_peer(to)
-    from spider_bundle.errors import Code, SpiderError
     from spider_bundle.pacs.peer import Peer
     from spider_bundle.pacs.store import RetryPolicy, send_results
 
-    try:
-        with written(
+    with (
+        shown(),
+        written(
             "what was sent cannot be recorded",
             "check free space and permissions of the results' folder and run again",
-        ):
-            outcome = send_results(results, Peer.parse(to), calling_ae, retry=RetryPolicy(*retry))
-    except SpiderError as error:
-        if error.code is Code.INVALID_ADDRESS:
-            raise typer.BadParameter(str(error)) from None
-        fail(str(error))
+        ),
+    ):
+        outcome = send_results(results, Peer.parse(to), calling_ae, retry=RetryPolicy(*retry))
     typer.echo(
         f"{outcome.stored} objects sent, {outcome.skipped} sent before, "
         f"{sum(outcome.refused.values())} refused, of {outcome.studies} studies"
@@ -88,8 +86,7 @@ def check_peer(to: str) -> None:
         typer.BadParameter: N01, or the extra is not installed.
     """
     require_pacs()
-    from spider_bundle.errors import SpiderError
     from spider_bundle.pacs.peer import Peer
 
-    with bad_usage(SpiderError):
+    with shown():
         Peer.parse(to)

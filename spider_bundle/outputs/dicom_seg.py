@@ -83,7 +83,7 @@ def write_segmentation(
         identity: Patient and study, those of the CT series.
 
     Raises:
-        MissingExtraError: R03, highdicom is not installed.
+        SpiderError: R03, highdicom is not installed.
         ValueError: The shape is not the grid's, the CT has other slices, or a value is no label.
         OSError: A file cannot be read or written.
     """

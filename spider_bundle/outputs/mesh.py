@@ -48,7 +48,7 @@ def write_meshes(
         The files written.
 
     Raises:
-        MissingExtraError: R03, scikit-image is not installed.
+        SpiderError: R03, scikit-image is not installed.
         ValueError: The shape is not the grid's.
         OSError: A file cannot be written.
     """

@@ -18,10 +18,6 @@ EXTRAS: Mapping[str, Mapping[str, int]] = {
 }
 
 
-class MissingExtraError(SpiderError):
-    """R03: an optional output was asked for and its packages are not installed."""
-
-
 def require_extra(name: str) -> None:
     """Check that the packages of an extra are installed, without importing them.
 
@@ -29,7 +25,7 @@ def require_extra(name: str) -> None:
         name: Key of :data:`EXTRAS`.
 
     Raises:
-        MissingExtraError: One is absent or too old; the message names it and says what to do.
+        SpiderError: R03, one is absent or too old; the message names it and says what to do.
     """
     for package, major in EXTRAS[name].items():
         try:
@@ -38,7 +34,7 @@ def require_extra(name: str) -> None:
             installed = False
         if not installed:
             wanted = f"{package} {major} or later" if major else package
-            raise MissingExtraError(
+            raise SpiderError(
                 Code.MISSING_PACKAGE,
                 f"what was asked for needs {wanted}",
                 action=f"pip install 'spider-bundle[{name}]', or leave it out",

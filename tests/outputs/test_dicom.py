@@ -26,7 +26,7 @@ from spider_bundle.outputs.dicom_ct import (
 )
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES, write_segmentation
 from spider_bundle.outputs.nifti import write_ct, write_labels
-from spider_bundle.outputs.optional_dependencies import EXTRAS, MissingExtraError, require_extra
+from spider_bundle.outputs.optional_dependencies import EXTRAS, SpiderError, require_extra
 from tests.outputs.programs import conformance_errors, running_orthanc
 
 highdicom = pytest.importorskip("highdicom")
@@ -403,7 +403,7 @@ def test_missing_packages_are_named(
     if not fails:
         require_extra("dicom")
         return
-    with pytest.raises(MissingExtraError, match=r"^R03 .*pip install 'spider-bundle\[dicom\]'"):
+    with pytest.raises(SpiderError, match=r"^R03 .*pip install 'spider-bundle\[dicom\]'"):
         require_extra("dicom")
 
 

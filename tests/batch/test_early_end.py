@@ -16,9 +16,9 @@ from spider_bundle.batch.options import BatchOptions
 from spider_bundle.batch.outcome import EXIT_FAILED, EXIT_UNFINISHED, Outcome
 from spider_bundle.batch.runner import run_batch
 from spider_bundle.cli import app
-from spider_bundle.cli.exit_status import EXIT_USAGE, exit_status_of
+from spider_bundle.cli.early_end import early_end
 from spider_bundle.errors import Code, SpiderError
-from spider_bundle.outputs.optional_dependencies import MissingExtraError
+from spider_bundle.exit_status import EXIT_USAGE
 
 PLANTED = "PLANTED^Jane"
 LOCK = ".locks/batch.lock"
@@ -110,7 +110,7 @@ def test_a_missing_layer_is_told_as_such(spool: Callable[..., Path], tmp_path: P
     options = BatchOptions(spool(1), tmp_path / "out", config_files=[tmp_path / "none.json"])
     with pytest.raises(OSError, match="No such file") as error:
         run_batch(options)
-    end = exit_status_of(error.value, options)
+    end = early_end(error.value, options)
     assert end.exit_code == EXIT_FAILED
     assert end.message.startswith("R02 a config on top of inference.json cannot be read (No such")
     assert str(tmp_path) not in end.message
@@ -160,10 +160,10 @@ def test_the_unexpected_is_shown_to_who_asks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPIDER_DEBUG", "1")
-    assert exit_status_of(KeyError(PLANTED)).exit_code == EXIT_FAILED
+    assert early_end(KeyError(PLANTED)).exit_code == EXIT_FAILED
     assert f"KeyError: '{PLANTED}'" in capsys.readouterr().err
     # what is told already needs no more
-    exit_status_of(SpiderError(Code.OUTPUT_IN_USE))
+    early_end(SpiderError(Code.OUTPUT_IN_USE))
     assert capsys.readouterr().err == ""
 
 
@@ -183,7 +183,7 @@ def test_wrong_options_are_told(values: dict[str, Any], reason: str, tmp_path: P
 
 
 def test_a_missing_extra_is_wrong_use() -> None:
-    end = exit_status_of(MissingExtraError(Code.MISSING_PACKAGE, "it needs ray"))
+    end = early_end(SpiderError(Code.MISSING_PACKAGE, "it needs ray"))
     assert (end.message[:16], end.exit_code) == ("R03 it needs ray", EXIT_USAGE)
 
 
@@ -192,7 +192,7 @@ def test_a_share_that_is_gone_is_told_without_its_path(tmp_path: Path) -> None:
     source.mkdir()
     options = BatchOptions(source, tmp_path / "out", config={"overrides": {"sod": 1000}})
     source.rmdir()
-    end = exit_status_of(OSError(errno.ESTALE, "Stale file handle", str(source)), options)
+    end = early_end(OSError(errno.ESTALE, "Stale file handle", str(source)), options)
     assert end.exit_code == EXIT_FAILED
     assert end.message.startswith("R01 the batch could not go on (Stale file handle)")
     assert "DOE" not in end.message
