@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,12 @@ def make_view(position: ViewPosition | str, **changes: object) -> View:
     return isocentric_view(ViewPosition(position), **arguments)
 
 
+@cache
+def standard_integrals(position: str) -> np.ndarray:
+    """Line integrals of the unchanged view."""
+    return line_integrals(make_view(position))
+
+
 Writer = Callable[..., Path]
 
 
@@ -70,7 +77,7 @@ def write(tmp_path: Path) -> Writer:
         path = tmp_path / (name or f"file{count}")
         path.parent.mkdir(parents=True, exist_ok=True)
         geometry = view or make_view(position)
-        image = line_integrals(geometry)
+        image = line_integrals(geometry) if view else standard_integrals(position)
         if orientation is not None:
             image, geometry = reorient(image, geometry, orientation)
         writer = write_cr if cr else write_dx
