@@ -195,7 +195,7 @@ class _Run:
             changing = {file for file, since in seen.items() if now - since < quiet_seconds}
             recent = {file[0] for file, since in seen.items() if now - since < patience}
             state = seen.keys() - changing, recent
-            if state != last:
+            if state != last and (state[0] or not seen):
                 is_settled = self._round(seen, {file[0] for file in changing}, recent)
                 last = state if is_settled else None
             self._stop.sleep(pause)
