@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-
 from spider_bundle.dicom.errors import RadiographError
+
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import describe_pair
 from tests.films import read_pair
