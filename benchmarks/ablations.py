@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def row_overrides(title: str) -> dict[str, Any]:
-    """Overrides of a row, with its budget."""
+    """Return the overrides of a row, with its budget."""
     row = ROWS[title]
     budget = {
         name: value

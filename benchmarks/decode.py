@@ -86,7 +86,7 @@ def parse_options() -> argparse.Namespace:
 def measured_apart(
     options: argparse.Namespace, size: int, path: str, precision: str, fraction: float
 ) -> dict[str, Any]:
-    """Result of :func:`measure` in a fresh process."""
+    """Return the result of :func:`measure` in a fresh process."""
     arguments = {
         "device": options.device,
         "threads": options.threads,

@@ -89,7 +89,7 @@ def head_shadow(view: View) -> np.ndarray:
 
 
 def encode(dataset: Dataset) -> bytes:
-    """The file of a data set as bytes."""
+    """Return the file of a data set as bytes."""
     stream = BytesIO()
     dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -206,7 +206,7 @@ def elements(data: bytes) -> list[Element]:
 
 
 def raw(tag: int, vr: bytes, value: bytes, length: int | None = None) -> bytes:
-    """An element in Explicit VR Little Endian, with a length that may be a lie."""
+    """Return an element in Explicit VR Little Endian, with a length that may be a lie."""
     size = len(value) if length is None else length
     head = struct.pack("<HH2s", tag >> 16, tag & 0xFFFF, vr)
     long_form = vr in LONG_VRS
@@ -478,7 +478,7 @@ def sequences(rng: random.Random, data: bytes) -> bytes:
 
 
 def look_up_table(rng: random.Random, data: bytes) -> bytes:
-    """A modality look-up table that is none."""
+    """Return a modality look-up table that is none."""
     descriptor = rng.choice(
         (b"4096\\0\\16", *NUMBERS[:20], b"4\\1e300\\16", b"-5\\0\\16", b"0\\0\\8")
     )
@@ -501,14 +501,14 @@ _DEFLATED_ZEROS = zlib.compress(bytes(64 << 20), 9)[2:-4]
 
 
 def sized(data: bytes, rows: int, columns: int) -> bytes:
-    """The file with another declared size."""
+    """Return the file with another declared size."""
     for keyword, value in (("Rows", rows), ("Columns", columns)):
         data = put(data, raw(tag_of(keyword), b"US", struct.pack("<H", value)))
     return data
 
 
 def encapsulated(data: bytes, syntax: str, frame: bytes) -> bytes:
-    """The file with another transfer syntax and one encapsulated frame."""
+    """Return the file with another transfer syntax and one encapsulated frame."""
     pixels = ITEM + bytes(4) + ITEM + struct.pack("<I", len(frame)) + frame
     data = put(data, raw(0x00020010, b"UI", syntax.encode() + b"\0" * (len(syntax) % 2)))
     value = pixels + SEQUENCE_END + bytes(4)

@@ -112,7 +112,7 @@ def wait_for_studies(process: subprocess.Popen[bytes], manifest: Path, studies: 
 
 
 def compare(undisturbed: Path, killed: Path, studies: int) -> list[str]:
-    """What is not as it should be."""
+    """Return what is not as it should be."""
     faults = []
     entries = Manifest(killed).entries
     wanted = Manifest(undisturbed).entries

@@ -131,7 +131,7 @@ def ask(url: str, study: Path, options: argparse.Namespace) -> tuple[float, int]
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody uses."""
+    """Return a port of the loopback interface that nobody uses."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

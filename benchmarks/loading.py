@@ -67,7 +67,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def training_parser(options: argparse.Namespace, workers: int) -> ConfigParser:
-    """The training config with random analytic heads."""
+    """Return the training config with random analytic heads."""
     parser = ConfigParser()
     parser.read_config(str(ROOT / "configs" / "train.json"))
     parser.update(

@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def commands() -> tuple[str, str]:
-    """The page's commands as root and as the user."""
+    """Return the page's commands as root and as the user."""
     text = PAGE.read_text(encoding="utf-8")
     text = text[text.index(SECTION) :]
     as_root, as_user = re.findall(r"^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[:2]
@@ -82,7 +82,7 @@ def commands() -> tuple[str, str]:
 
 
 def night() -> str:
-    """What the page's systemd unit and crontab do, as a script."""
+    """Return what the page's systemd unit and crontab do, as a script."""
     text = PAGE.read_text(encoding="utf-8")
     command = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)
     umask = re.search(r"^UMask=(.*)$", text, re.MULTILINE)

@@ -112,7 +112,7 @@ def example_page(text: str) -> str:
 
 
 def command_reference() -> str:
-    """Reference of the ``spider`` command in Markdown, as typer writes it."""
+    """Return the reference of the ``spider`` command in Markdown, as typer writes it."""
     typer = [sys.executable, "-m", "typer", "spider_bundle.cli", "utils", "docs"]
     done = subprocess.run(
         [*typer, "--name", "spider"], cwd=ROOT, check=True, capture_output=True, text=True

@@ -146,7 +146,7 @@ def photograph(
 
 @contextmanager
 def orthanc(folder: Path) -> Iterator[str]:
-    """An Orthanc with an empty archive; its address."""
+    """Return an Orthanc with an empty archive; its address."""
     port = free_port()
     archive = str(folder / "archive")
     settings = {
@@ -256,7 +256,7 @@ def site(folder: Path, archive: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody uses."""
+    """Return a port of the loopback address that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -235,7 +235,7 @@ def reconstruct(
 
 
 def _source(radiographs: Radiographs) -> str | list[str] | dict[str, str] | FilmPair:
-    """The radiographs in the words of the reading transform.
+    """Return the radiographs in the words of the reading transform.
 
     Raises:
         ValueError: They are not one folder or two files.

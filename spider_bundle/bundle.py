@@ -47,7 +47,7 @@ def bundle_root(explicit: str | os.PathLike[str] | None = None) -> Path:
 def inference_workflow(
     overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
 ) -> Any:
-    """The bundle's inference config as a MONAI workflow.
+    """Return the bundle's inference config as a MONAI workflow.
 
     Args:
         overrides: Values by config id, e.g. ``{"output_dir": "out"}``.
@@ -67,7 +67,7 @@ def evaluation_workflow(
     root: str | os.PathLike[str] | None = None,
     layers: Sequence[Path] = (),
 ) -> Any:
-    """The bundle's evaluation, a layer over its training config, as a MONAI workflow.
+    """Return the bundle's evaluation, a layer over its training config, as a MONAI workflow.
 
     Args:
         overrides: See :func:`inference_workflow`, whose result and errors are those of this one.

@@ -345,7 +345,7 @@ class RandRadiographRealismd(RandomizableTransform):
         return image, field
 
     def _tone(self, image: torch.Tensor) -> torch.Tensor:
-        """A monotone tone curve, as a manufacturer's presentation processing applies."""
+        """Return a monotone tone curve, as a manufacturer's presentation processing applies."""
         unit = _unit_range(image)
         if self.R.random() < 0.5:
             return unit ** float(self.R.uniform(*self.gamma))
@@ -404,7 +404,7 @@ class NormaliseRadiographsd(Transform):
 
 
 def _unit_range(image: torch.Tensor) -> torch.Tensor:
-    """A radiograph on 0..1 between its extreme percentiles, with some room above."""
+    """Return a radiograph on 0..1 between its extreme percentiles, with some room above."""
     low, high = torch.quantile(image.flatten(), torch.tensor([0.005, 0.995]).to(image))
     return ((image - low) / (high - low).clamp_min(1e-6)).clamp(0, 1.2)
 

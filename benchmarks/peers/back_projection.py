@@ -92,7 +92,7 @@ class BackProjectionUNet(VolumeNetwork):
         return torch.stack([averaged, torch.ones_like(averaged)], dim=2)
 
     def back_project(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-        """What each voxel of the lattice sees in the maps where it is projected; zero outside them.
+        """Return what each voxel of the lattice sees in the maps; zero outside them.
 
         Args:
             maps: Shape ``(B, V, C, h, w)``, as from :meth:`encode`.
@@ -106,7 +106,7 @@ class BackProjectionUNet(VolumeNetwork):
         return sample_maps(maps, pixels).transpose(1, 2).unflatten(2, self.lattice.shape)
 
     def volume(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-        """The volume on the lattice; see :meth:`VolumeNetwork.volume`."""
+        """Return the volume on the lattice; see :meth:`VolumeNetwork.volume`."""
         seen = self.back_project(maps, projection)
         unit = self.lattice_points / self.lattice_points.abs().amax(dim=0)
         place = unit.T.unflatten(1, self.lattice.shape)[None].expand(maps.shape[0], -1, -1, -1, -1)

@@ -96,7 +96,7 @@ class LiftingNet(VolumeNetwork):
         self.head = nn.Conv3d(full, num_classes + 1, 1)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """The volume, since nothing of it needs the geometry.
+        """Return the volume, since nothing of it needs the geometry.
 
         Args:
             image: Normalised radiographs of the nominal size, shape ``(B, 2, H, W)``.
@@ -110,7 +110,7 @@ class LiftingNet(VolumeNetwork):
         return self.head(self.refine(fused + (frontal_skip + lateral_skip) / 2))
 
     def volume(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
-        """The volume on the lattice, which :meth:`encode` has made; the geometry is not used."""
+        """Return the volume that :meth:`encode` has made; the geometry is not used."""
         return maps
 
     def _on_lattice(self, image: torch.Tensor, to_horizontal: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,7 @@ class VolumeNetwork(nn.Module):
         return self.decode_grid(maps, projection, *axes)
 
     def encode(self, image: torch.Tensor) -> torch.Tensor:
-        """What the radiographs ``(B, 2, H, W)`` say without their geometry; batch first."""
+        """Return what the radiographs ``(B, 2, H, W)`` say without their geometry; batch first."""
         raise NotImplementedError
 
     def volume(self, maps: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:

@@ -145,7 +145,7 @@ def profile_of(options: BatchOptions) -> Profile:
 
 
 def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
-    """``overrides`` of the inference config with all its layers; expressions are evaluated.
+    """Return ``overrides`` of the inference config with all its layers; expressions are evaluated.
 
     Raises:
         SpiderError: S01.

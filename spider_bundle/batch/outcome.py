@@ -74,7 +74,7 @@ class Plan:
     refusals: Sequence[Refusal]
 
     def lines(self) -> Iterator[str]:
-        """The plan in words."""
+        """Return the plan in words."""
         for job in self.jobs:
             rule = f" (rule {job.rule} of the profile)" if job.rule else ""
             yield f"study {job.study_key}: would run{rule}"

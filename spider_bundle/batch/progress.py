@@ -37,7 +37,7 @@ class Progress:
             self._bar.refresh()
 
     def tell(self, entry: Entry) -> None:
-        """A study has ended."""
+        """Count a study that has ended."""
         self._ended += 1
         level = logging.INFO if entry.state is State.DONE else logging.ERROR
         codes = f" {' '.join(entry.codes)}" if entry.codes else ""

@@ -56,7 +56,7 @@ class Entry:
     run: int = 0
 
     def record(self) -> dict[str, Any]:
-        """The line as JSON values."""
+        """Return the line as JSON values."""
         return {
             "study_key": self.study_key,
             "state": self.state.value,
@@ -69,7 +69,7 @@ class Entry:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Entry:
-        """The entry of a line.
+        """Return the entry of a line.
 
         Raises:
             KeyError: A field is absent.

@@ -34,7 +34,7 @@ def create_key_file(path: Path) -> None:
 
 
 def read_key_file(path: Path) -> str:
-    """The key of a file.
+    """Return the key of a file.
 
     Raises:
         SpiderError: K01, it is absent, too short, or others than its owner may read it.

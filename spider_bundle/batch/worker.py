@@ -104,7 +104,7 @@ Message = Ready | StartFailed | StudyDone
 
 
 def inference_config(settings: WorkerSettings) -> ConfigParser:
-    """The inference config with all layers and values; nothing of it is instantiated.
+    """Return the inference config with all layers and values; nothing of it is instantiated.
 
     Raises:
         FileNotFoundError: There is no bundle.

@@ -163,7 +163,7 @@ def _dataset(inputs: list[Path]) -> dict[str, Any]:
 def _stated_overrides(
     values: dict[str, str], orientations: dict[str, str], masks: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """Overrides of the options, checked.
+    """Return the overrides of the options, checked.
 
     Raises:
         ValueError: An option is not of its form.

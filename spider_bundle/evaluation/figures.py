@@ -133,7 +133,7 @@ def plot_case(reconstruction: Reconstruction, item: Item, path: str | Path, titl
 
 
 def _upright(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A plane of a RAS volume with head or front upwards."""
+    """Return a plane of a RAS volume with head or front upwards."""
     return np.asarray(plane.T[::-1])
 
 

@@ -32,7 +32,7 @@ class Group:
 
 
 def group_of(item: Item) -> Group:
-    """Groups of a case (see :mod:`spider_bundle.evaluation.methods` for its keys)."""
+    """Return the groups of a case (see :mod:`spider_bundle.evaluation.methods` for its keys)."""
     spacing = torch.linalg.vector_norm(item["affine"][:3, :3].double(), dim=0)
     head = item["structure"] > 0
     occupied = head.any(dim=0).any(dim=0).nonzero().flatten()

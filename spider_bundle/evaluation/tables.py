@@ -95,7 +95,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def file_stem(title: str) -> str:
-    """A method's title as a file name."""
+    """Return a method's title as a file name."""
     return re.sub(r"\W+", "_", title.lower()).strip("_")
 
 
@@ -214,7 +214,7 @@ def _values(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
 
 
 def _cell(name: str, value: float | None, sign: bool = False) -> str:
-    """A score with the digits that its kind deserves."""
+    """Return a score with the digits that its kind deserves."""
     if value is None or math.isnan(value):
         return "–"
     digits = 3 if name.startswith(("dice", "nsd", "ssim")) else 1 if "hu" in name else 2

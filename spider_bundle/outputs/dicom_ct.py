@@ -118,7 +118,7 @@ def derived_uid(*parts: str | bytes) -> str:
 
 
 def encoded(dataset: Dataset) -> bytes:
-    """A data set in Explicit VR Little Endian, to hash what it holds."""
+    """Return a data set in Explicit VR Little Endian, to hash what it holds."""
     buffer = BytesIO()
     stream = DicomFileLike(buffer)
     stream.is_little_endian, stream.is_implicit_VR = True, False
@@ -216,7 +216,7 @@ def describe_result(dataset: Dataset, identity: DicomIdentity, what: str) -> Non
 
 
 def decimal(value: float) -> str:
-    """A number as a DICOM decimal string, which holds 16 characters."""
+    """Return a number as a DICOM decimal string, which holds 16 characters."""
     return f"{value + 0.0:.9g}"
 
 

@@ -66,7 +66,7 @@ def write_meshes(
 
 
 def label_surface(mask: npt.NDArray[np.bool_], grid: Grid) -> tuple[FloatArray, IntArray]:
-    """Closed surface around the voxels of a mask.
+    """Return the closed surface around the voxels of a mask.
 
     Args:
         mask: At least one True, shape ``(X, Y, Z)``.

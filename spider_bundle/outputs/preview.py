@@ -228,7 +228,7 @@ def render_plane(
 
 @cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib, so that every machine draws the same picture."""
+    """Return the font that comes with matplotlib, so that every machine draws the same picture."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)

@@ -50,7 +50,7 @@ class CTAndLabelsd(Transform):
 
 
 def _most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """Number of the largest of the first dimension, the first one if several are: uint8.
+    """Return the number of the largest of the first dimension, the first one if several are: uint8.
 
     On a CPU ``argmax`` across the slow dimension takes several times as long as comparing.
     """

@@ -91,5 +91,5 @@ class ResumableCheckpoint:
 
 
 def _bare(item: Any) -> Any:
-    """The network itself where ``DistributedDataParallel`` wraps it."""
+    """Return the network itself where ``DistributedDataParallel`` wraps it."""
     return item.module if isinstance(item, DistributedDataParallel) else item

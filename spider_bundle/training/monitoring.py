@@ -28,7 +28,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def open_summary(folder: str | Path) -> Any | None:
-    """A TensorBoard writer of the folder.
+    """Open a TensorBoard writer of the folder.
 
     Args:
         folder: Where the event files go.
@@ -122,7 +122,7 @@ def slice_picture(
     labels: Sequence[npt.NDArray[Any]],
     grid: Grid,
 ) -> Picture:
-    """Reference above, reconstruction below: the three planes plain, then with labels.
+    """Draw the reference above the reconstruction: three planes plain, then with labels.
 
     The leftmost column holds the radiographs, the frontal one above.
 

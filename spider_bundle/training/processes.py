@@ -16,7 +16,7 @@ _PATIENCE = timedelta(hours=2)
 
 
 def process_rank() -> int:
-    """Number of this process among those that train together; 0 where it trains alone."""
+    """Return the number of this process among those that train together; 0 if alone."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 

@@ -14,7 +14,7 @@ _MOST_WORKERS = 8
 
 
 def loading_workers(device: torch.device | str) -> int:
-    """Number of processes that prepare the cases of one training process.
+    """Return the number of processes that prepare the cases of one training process.
 
     None on a CPU, where they would take the cores from the network. On CUDA one per core, at most
     8, where the training processes of the machine (``LOCAL_WORLD_SIZE``) share the cores.
@@ -52,7 +52,7 @@ class SharedRandomSampler(DistributedSampler):
         self.num_samples = num_samples
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of this process's cases in the current epoch."""
+        """Return the indices of this process's cases in the current epoch."""
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         drawn = torch.randint(
             self.cases, (self.num_samples, self.num_replicas), generator=generator

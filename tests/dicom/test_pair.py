@@ -72,7 +72,7 @@ def test_findings_of_both_files_come_at_once(write: Writer) -> None:
     with pytest.raises(SpiderError) as caught:
         read_pair(lateral, frontal)
     found = {(f.code, f.role) for f in caught.value.errors}
-    assert {(Code.E11, "frontal"), (Code.E10, "lateral")} <= found
+    assert {(Code.INVALID_SDD, "frontal"), (Code.MISSING_ORIENTATION, "lateral")} <= found
 
 
 def test_e05(write: Writer) -> None:
@@ -80,7 +80,9 @@ def test_e05(write: Writer) -> None:
     assert pair_errors(write("AP"), write("LL", identity=other)) == {"E05"}
     one = write("AP", AccessionNumber="7")
     joined = read_pair(one, write("LL", StudyInstanceUID="1.2.3", AccessionNumber="7"))
-    assert [(f.code, f.severity) for f in joined.findings] == [(Code.E05, Severity.WARNING)]
+    assert [(f.code, f.severity) for f in joined.findings] == [
+        (Code.DIFFERENT_STUDIES, Severity.WARNING)
+    ]
 
 
 def test_e06(write: Writer) -> None:
@@ -102,7 +104,7 @@ def test_e07(write: Writer, acquired: datetime, severity: Severity | None) -> No
         assert pair_errors(*paths) == {"E07"}
     else:
         found = [(f.code, f.severity) for f in read_pair(*paths).findings]
-        assert found == ([] if severity is None else [(Code.E07, severity)])
+        assert found == ([] if severity is None else [(Code.TIME_GAP, severity)])
 
 
 def test_e19(write: Writer) -> None:
@@ -158,7 +160,7 @@ def test_e06_lists_candidates_safely(write: Writer, tmp_path: Path) -> None:
     (study,) = find_studies(tmp_path / "x").studies
     assert not study.is_complete
     (found,) = study.findings
-    assert found.code is Code.E06
+    assert found.code is Code.NOT_A_PAIR
     assert "frontal PA 180x200 for processing, instance 1" in found.message
     assert "frontal AP 180x200 for processing, instance 2" in found.message
     assert "Doe" not in found.message
@@ -180,7 +182,7 @@ def test_studies_of_one_accession_are_joined(write: Writer, tmp_path: Path) -> N
     write("LL", name="x/3", options={"instance_number": 3}, **other_study)
     joined, other = find_studies(tmp_path / "x").studies
     assert joined.is_complete
-    assert [f.code for f in joined.findings] == [Code.E05]
+    assert [f.code for f in joined.findings] == [Code.DIFFERENT_STUDIES]
     assert not other.is_complete
 
 
@@ -210,7 +212,7 @@ def test_patients_mixed_in_one_study_are_refused(write: Writer, tmp_path: Path) 
     write("PA", name="x/1")
     write("LL", name="x/2", PatientID="X")
     (study,) = find_studies(tmp_path / "x").studies
-    assert Code.E05 in {f.code for f in study.findings}
+    assert Code.DIFFERENT_STUDIES in {f.code for f in study.findings}
     assert not study.is_complete
 
 
@@ -218,7 +220,7 @@ def test_bolton_folder_with_both_versions_is_refused(shared_data: Path) -> None:
     found = find_studies(shared_data / "radiographs" / "bolton")
     assert found.foreign_files == 1
     (study,) = found.studies
-    assert [f.code for f in study.findings] == [Code.E06]
+    assert [f.code for f in study.findings] == [Code.NOT_A_PAIR]
     assert study.findings[0].message.count("frontal PA 1024x1280") == 2
     assert study.findings[0].message.count("lateral LL 1024x1280") == 2
 
@@ -233,5 +235,5 @@ def test_bolton_pair_in_the_wrong_order(shared_data: Path) -> None:
 
 def test_three_views_of_a_real_study(shared_data: Path) -> None:
     (study,) = find_studies(shared_data / "radiographs" / "other" / "cspine_study").studies
-    assert study.findings[0].code is Code.E06
+    assert study.findings[0].code is Code.NOT_A_PAIR
     assert study.findings[0].message.count("frontal AP") == 2

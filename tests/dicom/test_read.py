@@ -364,7 +364,7 @@ def test_e18_collimation(write: Writer) -> None:
         "CollimatorLowerHorizontalEdge": 200,
     }
     read = read_radiograph(write(**edges))
-    assert {f.code for f in read.findings} == {Code.E18}
+    assert {f.code for f in read.findings} == {Code.FIELD_CUTS_HEAD}
     assert "left" in read.findings[0].message
     assert "right" in read.findings[0].message
     assert np.array_equal(np.flatnonzero(read.mask.any(axis=0)), np.arange(60, 120))
@@ -478,10 +478,10 @@ def test_bolton_geometry(shared_data: Path) -> None:
         assert read.view.sod == pytest.approx(1524.0, abs=0.05)
         assert read.view.spacing[0] == pytest.approx(0.1984, abs=1e-4)
         assert read.quantity == "tone"
-        assert {Code.E17, Code.E22} <= {f.code for f in read.findings}
+        assert {Code.BURNED_IN_TEXT, Code.LOSSY_COMPRESSION} <= {f.code for f in read.findings}
     assert lateral.view.column_vector.tolist() == [0, 0, -1]
     assert lateral.view.row_vector.tolist() == [0, 1, 0]
-    cut = [f.message for f in lateral.findings if f.code is Code.E18]
+    cut = [f.message for f in lateral.findings if f.code is Code.FIELD_CUTS_HEAD]
     assert "superior" in cut[0]
 
 

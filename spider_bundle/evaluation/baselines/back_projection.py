@@ -109,7 +109,7 @@ class BackProjection:
     def _pair(
         self, edges: Sequence[npt.NDArray[np.float32]], values: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.int64]:
-        """Number of the pair of bins of each voxel; values ``(2, ...)`` to ``(...)``."""
+        """Return the number of the pair of bins of each voxel; values ``(2, ...)`` to ``(...)``."""
         frontal, lateral = (
             np.searchsorted(edge, view, side="right")
             for edge, view in zip(edges, values, strict=True)

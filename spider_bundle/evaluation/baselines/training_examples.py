@@ -44,7 +44,7 @@ class Simulator:
     pixel_size: float = PIXEL_SIZE
 
     def items(self, entry: Entry) -> Iterator[dict[str, Any]]:
-        """The case of a datalist entry as evaluation items, one per acquisition."""
+        """Return the case of a datalist entry as evaluation items, one per acquisition."""
         case = LoadHeadCased()(dict(entry.items()))
         simulate = SimulateRadiographsd(AcquisitionRanges(), self.size, self.pixel_size, stride=2)
         simulate.set_random_state(state=case_rng(f"{case['case']}/{self.seed}"))
@@ -53,7 +53,7 @@ class Simulator:
             yield {str(key): value for key, value in normalise(simulate(case)).items()}
 
     def thumbnail(self, item: Item, rows: int) -> npt.NDArray[np.float32]:
-        """The image at low resolution.
+        """Return the image at low resolution.
 
         Args:
             item: An evaluation item.
@@ -73,7 +73,7 @@ class Simulator:
 
 
 def common_grid(grid: Grid | None, other: Grid) -> Grid:
-    """The grid that cases share.
+    """Return the grid that cases share.
 
     Args:
         grid: Grid of the cases before, None for the first.
@@ -100,7 +100,7 @@ def resampled(
     grid: Grid,
     points: torch.Tensor,
 ) -> Reconstruction:
-    """A head on one grid, read at points; air and background outside of it.
+    """Return a head on one grid, read at points; air and background outside of it.
 
     Args:
         hu: HU, shape ``(X, Y, Z)``.
