@@ -9,7 +9,7 @@ from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES
 
 def test_slicer_reads_names_and_colours(bundle_root: Path) -> None:
     """Read as 3D Slicer does: comments left out, six values, underscores shown as spaces."""
-    text = (bundle_root / "configs" / "labels.ctbl").read_text(encoding="ascii")
+    text = (bundle_root / "docs" / "labels.ctbl").read_text(encoding="ascii")
     rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
     assert all(len(row) == 6 for row in rows)
     assert {int(row[0]): row[1].replace("_", " ") for row in rows} == LABEL_NAMES
