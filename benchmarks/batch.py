@@ -32,6 +32,7 @@ from spider_bundle.batch.records import read_lines
 from spider_bundle.batch.runner import run_batch
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.inferers import predict
 from spider_bundle.phantom import HeadPhantom
 from spider_bundle.resources import available_cores
 
@@ -161,11 +162,9 @@ def network_seconds(options: argparse.Namespace) -> str:
     chosen = range(options.part, options.studies, options.parts)
     for number, study in enumerate([options.part, *chosen]):
         item = dataset[study]
-        image = item["image"].to(device)[None]
-        image.meta = item["image"].meta
-        inferer(image, network)
+        predict(item, network, inferer, device)
         if number:  # the first one warms up
-            seconds.append(inferer.seconds)
+            seconds.append(item["image"].meta["network_seconds"])
     return " ".join(f"{value:.4f}" for value in seconds)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,33 @@ class PointInferer(Inferer):
             return network(image, projection, points)
 
 
+def predict(
+    item: Mapping[Hashable, Any],
+    network: SPIDER,
+    inferer: Inferer,
+    device: str | torch.device,
+) -> torch.Tensor:
+    """Run the network on one study; ``network_seconds`` of the image's meta tells how long it took.
+
+    Args:
+        item: Its ``image`` is a MetaTensor ``(2, H, W)``.
+        network: On ``device``.
+        inferer: E.g. a :class:`VolumeInferer`.
+        device: Device of the network.
+
+    Returns:
+        Logits and intensity, shape ``(K + 1, X, Y, Z)``, on the device.
+    """
+    image = item["image"]
+    inputs = MetaTensor(image.as_tensor()[None].to(device), meta=image.meta)
+    start = time.perf_counter()
+    prediction: torch.Tensor = inferer(inputs, network)[0]
+    if prediction.is_cuda:
+        torch.cuda.synchronize(prediction.device)
+    image.meta["network_seconds"] = time.perf_counter() - start
+    return prediction
+
+
 class StudyIteration:
     """Run the network on one study; ``iteration_update`` of an evaluator.
 
@@ -65,13 +92,13 @@ class StudyIteration:
         self.write_refusals = write_refusals
 
     def __call__(
-        self, engine: SupervisedEvaluator, batch: Sequence[Mapping[str, Any]]
+        self, engine: SupervisedEvaluator, batch: Sequence[Mapping[Hashable, Any]]
     ) -> list[dict[str, Any]]:
         """Return ``pred`` ``(K + 1, X, Y, Z)`` for the one item, nothing if it was refused.
 
         Args:
             engine: Its network, inferer and device are used.
-            batch: One item whose ``image`` is a MetaTensor ``(2, H, W)``.
+            batch: One item, see :func:`predict`.
         """
         (item,) = batch
         engine.state.output = [{}]
@@ -80,11 +107,9 @@ class StudyIteration:
                 self.dataset.refuse(item[REFUSED])
                 self.write_refusals(refused=self.dataset.refused)
             return [{}]
-        image = item["image"]
-        inputs = MetaTensor(image.as_tensor()[None].to(engine.state.device), meta=image.meta)
         with engine.mode(engine.network):
-            prediction = engine.inferer(inputs, engine.network)
-        engine.state.output = [{"pred": prediction[0]}]
+            prediction = predict(item, engine.network, engine.inferer, engine.state.device)
+        engine.state.output = [{"pred": prediction}]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: list[dict[str, Any]] = engine.state.output
@@ -103,9 +128,6 @@ class VolumeInferer(Inferer):
         shape: Its number of voxels.
         chunk: Points decoded at a time; bounds the memory.
         precision: See :func:`spider_bundle.precision.autocast`.
-
-    Attributes:
-        seconds: Time of the last reconstruction.
     """
 
     def __init__(
@@ -119,7 +141,6 @@ class VolumeInferer(Inferer):
         self.grid = Grid.centred(spacing, shape)
         self.chunk = int(chunk)
         self.precision = precision
-        self.seconds = 0.0
 
     def __call__(
         self, inputs: torch.Tensor, network: SPIDER, *args: Any, **kwargs: Any
@@ -138,14 +159,9 @@ class VolumeInferer(Inferer):
         if projection.ndim == 3:
             projection = projection[None].expand(image.shape[0], -1, -1, -1)
         x, y, z = (torch.from_numpy(a).float() for a in self._grid(meta).axes())
-        start = time.perf_counter()
         with torch.no_grad(), autocast(image.device, self.precision):
             maps = network.encode(image)
-            volume = network.decode_grid(maps, projection, x, y, z, self.chunk)
-        if image.is_cuda:
-            torch.cuda.synchronize(image.device)
-        self.seconds = time.perf_counter() - start
-        return volume
+            return network.decode_grid(maps, projection, x, y, z, self.chunk)
 
     def _grid(self, meta: dict[str, Any]) -> Grid:
         if "spatial_shape" not in meta or "original_affine" not in meta:

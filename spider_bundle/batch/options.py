@@ -18,7 +18,7 @@ from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.profile import Profile, read_profile
 from spider_bundle.batch.site_key import create_key_file, read_key_file
-from spider_bundle.batch.worker import Pipeline, WorkerSettings, inference_config
+from spider_bundle.batch.worker import Pipeline, WorkerSettings
 from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY
@@ -151,9 +151,12 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
         SpiderError: S01.
         OSError: A config cannot be read.
     """
+    from spider_bundle.reconstructor import inference_config  # heavy: not for the help
+
     settings = worker_settings(options)
     try:
-        overrides = inference_config(settings).get_parsed_content("overrides")
+        config = inference_config(settings.root, settings.config_files, **settings.config)
+        overrides = config.get_parsed_content("overrides")
     except OSError:
         raise
     except Exception as error:  # each parser has its own; their text quotes the file
@@ -231,7 +234,7 @@ def worker_settings(options: BatchOptions) -> WorkerSettings:
     values = {
         "output_dir": str(options.output.absolute()),
         "weights": str(weights_file(options)),
-        "device": f"$torch.device({device_of(options)!r})",
+        "device": device_of(options),
         "precision": options.precision,
         "spacing": options.spacing,
         "shape": options.shape,

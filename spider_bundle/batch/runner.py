@@ -50,8 +50,8 @@ from spider_bundle.batch.worker import StudyDone
 from spider_bundle.errors import Code, Severity, SpiderError, line
 from spider_bundle.files import file_sha256
 from spider_bundle.outputs.html_report import IndexEntry, write_index
-from spider_bundle.outputs.refusals import write_refusals
-from spider_bundle.outputs.study import REPORT_FILE, remove_partial_studies
+from spider_bundle.outputs.report import REPORT_FILE
+from spider_bundle.outputs.study import remove_partial_studies, write_refusals
 
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"

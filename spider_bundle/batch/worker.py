@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.records import State
 from spider_bundle.batch.sandbox import isolate_process
-from spider_bundle.bundle import bundle_root
 from spider_bundle.errors import Code, SpiderError, finding
 from spider_bundle.logs import debug
 
 if TYPE_CHECKING:
-    from monai.bundle import ConfigParser
+    from spider_bundle.reconstructor import Result
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DEVICE_ERRORS = (RuntimeError, MemoryError)
@@ -48,17 +47,17 @@ class WorkerSettings:
 class Pipeline(Protocol):
     """The three stages of a study."""
 
-    def read(self, job: Job) -> dict[str, Any]:
+    def read(self, job: Job) -> dict[Hashable, Any]:
         """Read the radiographs.
 
         Raises:
             SpiderError: They cannot be used.
         """
 
-    def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
+    def reconstruct(self, item: dict[Hashable, Any]) -> Any:
         """Run the network."""
 
-    def write(self, item: dict[str, Any]) -> None:
+    def write(self, result: Any) -> None:
         """Write the study's folder."""
 
 
@@ -103,25 +102,8 @@ class StudyDone:
 Message = Ready | StartFailed | StudyDone
 
 
-def inference_config(settings: WorkerSettings) -> ConfigParser:
-    """Return the inference config with all layers and values; nothing of it is instantiated.
-
-    Raises:
-        FileNotFoundError: There is no bundle.
-        Exception: A config cannot be read.
-    """
-    from monai.bundle import ConfigParser  # heavy: not for the command line's help
-
-    root = bundle_root(settings.root)
-    parser = ConfigParser()
-    parser.read_config([str(root / "configs" / "inference.json"), *settings.config_files])
-    values = {"bundle_root": str(root), "writer::keep_going": False, **settings.config}
-    parser.update(values)
-    return parser
-
-
 class InferencePipeline:
-    """The stages as ``configs/inference.json`` defines them.
+    """The stages with the network of ``configs/inference.json``.
 
     Args:
         settings: See :class:`WorkerSettings`.
@@ -134,37 +116,31 @@ class InferencePipeline:
         import torch
         from threadpoolctl import threadpool_limits
 
-        from spider_bundle.weights import load_weights
+        from spider_bundle.reconstructor import Reconstructor
 
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        parser = inference_config(settings)
-        self._device = parser.get_parsed_content("device")
-        self._network = parser.get_parsed_content("network")
-        load_weights(self._network, parser.get_parsed_content("weights"))
-        self._network.eval()
-        self._inferer = parser.get_parsed_content("inferer")
-        self._postprocessing = parser.get_parsed_content("postprocessing")
-        self._preprocessing = parser.get_parsed_content("preprocessing")
+        self._output_dir = settings.config["output_dir"]
+        self._reconstructor = Reconstructor.from_config(
+            settings.root, settings.config_files, **settings.config
+        )
         if settings.threads:
             # Threads of the other workers would spin on the same cores; known once all is loaded.
             threadpool_limits(settings.threads, user_api="blas")
 
-    def read(self, job: Job) -> dict[str, Any]:
+    def read(self, job: Job) -> dict[Hashable, Any]:
         """Read the pair into the network's image."""
-        return self._preprocessing({"image": job.pair})
+        return self._reconstructor.read(job.pair)
 
-    def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Run the network; add ``pred`` ``(K + 1, X, Y, Z)``."""
-        from monai.data import MetaTensor
+    def reconstruct(self, item: dict[Hashable, Any]) -> Result:
+        """Run the network."""
+        return self._reconstructor.run(item)
 
-        image = item["image"]
-        batch = MetaTensor(image.as_tensor()[None].to(self._device), meta=image.meta)
-        return {**item, "pred": self._inferer(batch, self._network)[0]}
+    def write(self, result: Result) -> None:
+        """Write the study's folder."""
+        from spider_bundle.outputs.study import write_study
 
-    def write(self, item: dict[str, Any]) -> None:
-        """Make CT and labels and write them."""
-        self._postprocessing(item)
+        write_study(self._output_dir, result, self._reconstructor.formats)
 
 
 def serve(connection: Connection, settings: WorkerSettings) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application, RuntimeEnv, parse_args
 
-from spider_bundle.api import Reconstructor
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED
 from spider_bundle.deploy.operators import (
     RESULTS,
@@ -24,6 +23,7 @@ from spider_bundle.deploy.operators import (
 from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
 from spider_bundle.errors import Code, line, root_cause
 from spider_bundle.logs import is_debugging
+from spider_bundle.reconstructor import Reconstructor
 
 _RUN_AGAIN = (
     "run again with SPIDER_DEBUG=1 to see where; the details may name files. Results that are "
@@ -113,12 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _reconstructor(bundle: Path, settings: Settings) -> Reconstructor:
-    return Reconstructor(
-        spacing=settings.spacing,
-        shape=settings.shape,
-        device=settings.device or None,
-        precision=settings.precision,
-        overrides=settings.overrides,
-        keep_identity=settings.keep_identity,
-        root=bundle,
-    )
+    values = vars(settings)
+    if not settings.device:
+        values = {name: value for name, value in values.items() if name != "device"}
+    return Reconstructor.from_config(bundle, **values)

@@ -13,14 +13,11 @@ from typing import Any
 
 from monai.deploy.core import Operator, OperatorSpec
 
-from spider_bundle.api import Reconstructor
 from spider_bundle.dicom.dataset import StudyDataset
-from spider_bundle.outputs.dicom import write_dicom
-from spider_bundle.outputs.refusals import write_refusals
-from spider_bundle.outputs.report import REPORT_FILE, describe_files, write_report
-from spider_bundle.outputs.result import StudyResult
-from spider_bundle.outputs.study import study_folder
+from spider_bundle.outputs.study import write_refusals, write_study
+from spider_bundle.reconstructor import Reconstructor, Result
 
+FORMATS = frozenset({"dicom"})
 STUDIES = "studies"
 RESULTS = "results"
 
@@ -47,7 +44,7 @@ class ReconstructedStudies:
         refused: As in :class:`LoadedStudies`.
     """
 
-    results: Sequence[StudyResult]
+    results: Sequence[Result]
     refused: Sequence[Mapping[str, Any]]
 
 
@@ -120,7 +117,7 @@ class ReconstructionOperator(Operator):
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
         """Reconstruct every study."""
         loaded = op_input.receive(STUDIES)
-        results = [self.reconstructor.study(item) for item in loaded.items]
+        results = [self.reconstructor.run(item) for item in loaded.items]
         op_output.emit(ReconstructedStudies(results, loaded.refused), RESULTS)
 
 
@@ -155,15 +152,12 @@ class DicomWriterOperator(Operator):
         """Write every study.
 
         Raises:
-            StudyError: See :func:`~spider_bundle.outputs.study.study_folder`.
+            StudyError: See :func:`~spider_bundle.outputs.study.write_study`.
             OSError: The disk refused.
         """
         done = op_input.receive(RESULTS)
         write_refusals(self.output_folder, done.refused)
         self.refused = len(done.refused)
-        for study in done.results:
-            with study_folder(self.output_folder, study.study_key) as folder:
-                write_dicom(folder, study)
-                report = study.report().with_files(describe_files(folder))
-                write_report(folder / REPORT_FILE, report)
+        for result in done.results:
+            write_study(self.output_folder, result, FORMATS)
             self.written += 1

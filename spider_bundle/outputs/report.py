@@ -79,7 +79,7 @@ class ReportModel(BaseModel):
 class SourcedValue(ReportModel):
     """A geometric value and where it came from."""
 
-    value: RealOrNull | str | list[RealOrNull]
+    value: int | RealOrNull | str | list[RealOrNull]
     source: Literal["attribute", "default", "override", "derived"]
     """Read from the file, assumed, set by the operator, or computed from others."""
     attribute: str | None = None
@@ -184,6 +184,12 @@ class Report(ReportModel):
     reprojection: ConsistencyEntries | None
     timings_s: dict[str, Seconds]
     files: tuple[FileEntry, ...] = ()
+
+    @property
+    def warning_codes(self) -> list[str]:
+        """Codes of the findings that are not mere information, in order, each once."""
+        codes = (found.code for found in self.findings if found.severity != "info")
+        return list(dict.fromkeys(codes))
 
     def with_files(self, files: Iterable[FileEntry]) -> Report:
         """Return the report with another list of files."""
@@ -292,12 +298,6 @@ def software_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             versions[name] = None
     return versions
-
-
-def warning_codes(findings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the codes of the findings that are not mere information, in order, each once."""
-    codes = (str(finding["code"]) for finding in findings if finding["severity"] != "info")
-    return list(dict.fromkeys(codes))
 
 
 def _geometry(view: ViewProvenance) -> dict[str, Any]:

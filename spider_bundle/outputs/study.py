@@ -8,38 +8,41 @@ system releases when its holder dies, tells dead runs from live ones.
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from spider_bundle.dicom.provenance import ViewProvenance
-from spider_bundle.files import sync, sync_tree
-from spider_bundle.geometry import Grid
-from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.files import atomic_path, sync, sync_tree
+from spider_bundle.outputs.dicom_ct import write_ct_series
+from spider_bundle.outputs.dicom_seg import write_segmentation
 from spider_bundle.outputs.html_report import HTML_FILE, report_page, write_page
+from spider_bundle.outputs.mesh import write_meshes
 from spider_bundle.outputs.nifti import write_ct, write_labels
+from spider_bundle.outputs.optional_dependencies import require_extra
 from spider_bundle.outputs.preview import PREVIEW_FILE, write_preview
-from spider_bundle.outputs.report import (
-    REPORT_FILE,
-    build_report,
-    describe_files,
-    warning_codes,
-    write_report,
-)
+from spider_bundle.outputs.report import REPORT_FILE, describe_files, write_report
+
+if TYPE_CHECKING:
+    from spider_bundle.reconstructor import Result
+
+FORMATS = ("nifti", "preview", "dicom", "mesh", "html")
 
 CT_FILE = "ct.nii.gz"
 LABEL_FILE = "label.nii.gz"
+DICOM_CT_FOLDER = "dicom/ct"
+DICOM_SEGMENTATION_FILE = "dicom/seg.dcm"
+REFUSED_FILE = "refused.json"
 
+_log = logging.getLogger(__name__)
 _LOCKS = ".locks"
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 
@@ -48,16 +51,19 @@ class StudyError(RuntimeError):
     """The study folder cannot be written; the message says why and names no path."""
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """What the run knows that the volumes do not show; see :func:`~.report.build_report`."""
+def check_formats(formats: Collection[str]) -> frozenset[str]:
+    """Check that results can be written in these formats, without importing what they need.
 
-    device: str
-    weights_sha256: str | None
-    views: Sequence[ViewProvenance]
-    assumptions: Sequence[str] = ()
-    findings: Sequence[Mapping[str, Any]] = ()
-    timings: Mapping[str, float] = field(default_factory=dict)
+    Raises:
+        MissingExtraError: R03, the packages of one are not installed.
+        ValueError: One is none of :data:`FORMATS`.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise ValueError(f"formats are {', '.join(FORMATS)}")
+    for extra in {"dicom", "mesh"} & set(formats):
+        require_extra(extra)
+    return frozenset(formats)
 
 
 def remove_partial_studies(out: str | os.PathLike[str]) -> int:
@@ -135,39 +141,16 @@ def study_folder(
 
 
 def write_study(
-    out: str | os.PathLike[str],
-    study_key: str,
-    *,
-    hu: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    grid: Grid,
-    image: npt.NDArray[np.floating[Any]],
-    reprojection: npt.NDArray[np.floating[Any]],
-    facts: RunFacts,
-    mask: npt.NDArray[np.bool_] | None = None,
-    pixel_size: float | None = None,
-    hidden: Sequence[bool] = (False, False),
-    extras: Callable[[Path], None] | None = None,
-    html: bool = False,
-    timeout: float = 60.0,
+    out: str | os.PathLike[str], result: Result, formats: Collection[str], *, timeout: float = 60.0
 ) -> Path:
-    """Write CT, labels, preview and report of one study, all or nothing.
+    """Write one study, all or nothing.
 
     Args:
         out: Output folder, created if absent.
-        study_key: Keyed hash of the study.
-        hu: Reconstructed HU, shape ``(X, Y, Z)``.
-        labels: Label map, shape ``(X, Y, Z)``.
-        grid: Grid of both (LPS mm).
-        image: Network images, shape ``(2, H, W)``: frontal, lateral; 0 outside the exposed field.
-        reprojection: The reconstruction projected in the same views, shape ``(2, H, W)``.
-        facts: What the run knows, for the report.
-        mask: Exposed fields, shape ``(2, H, W)``; where ``image`` is positive if not given.
-        pixel_size: Pixel size of the network images at the isocentre in mm, for the scale bar.
-        hidden: Radiographs that the preview must not show, frontal and lateral.
-        extras: Writes further files (DICOM, meshes) into the folder it is given; the report lists
-            them too.
-        html: Whether to write the report as a page as well.
+        result: The study.
+        formats: Some of :data:`FORMATS`: ``nifti`` (CT and labels), ``preview``, ``dicom`` (CT
+            series and segmentation), ``mesh`` (bone and mandible), ``html`` (the report as a page,
+            with the preview). The report is always written.
         timeout: Seconds to wait for another run that is writing the same study.
 
     Returns:
@@ -175,39 +158,77 @@ def write_study(
 
     Raises:
         ValueError: Shapes do not fit each other, values that cannot be written, or a bad key.
-        StudyError: See :func:`study_folder`.
+        StudyError: See :func:`study_folder`; or DICOM or a mesh cannot express this study.
+        MissingExtraError: R03, the packages of a format are not installed.
         OSError: The disk refused.
     """
-    consistency = {
-        role: reprojection_consistency(
-            image[view], reprojection[view], None if mask is None else mask[view]
-        )
-        for view, role in enumerate(("frontal", "lateral"))
-    }
-    with study_folder(out, study_key, timeout) as folder:
-        write_ct(folder / CT_FILE, hu, grid)
-        write_labels(folder / LABEL_FILE, labels, grid)
-        write_preview(
-            folder / PREVIEW_FILE,
-            image=image,
-            reprojection=reprojection,
-            hu=hu,
-            labels=labels,
-            grid=grid,
-            warnings=warning_codes(facts.findings),
-            pixel_size=pixel_size,
-            hidden=hidden,
-        )
-        if extras is not None:
-            extras(folder)
-        known = {item.name: getattr(facts, item.name) for item in fields(facts)}
-        report = build_report(study_key, grid=grid, reprojection=consistency, **known)
-        if html:
+    report = result.report()
+    with study_folder(out, result.study_key, timeout) as folder:
+        if "nifti" in formats:
+            write_ct(folder / CT_FILE, result.hu, result.grid)
+            write_labels(folder / LABEL_FILE, result.labels, result.grid)
+        if {"preview", "html"} & set(formats):
+            write_preview(
+                folder / PREVIEW_FILE,
+                image=result.image,
+                reprojection=result.reprojection,
+                hu=result.hu,
+                labels=result.labels,
+                grid=result.grid,
+                warnings=report.warning_codes,
+                pixel_size=result.pixel_size,
+                hidden=result.provenance.burned_in,
+            )
+        try:
+            if "dicom" in formats:
+                _write_dicom(folder, result)
+            if "mesh" in formats:
+                write_meshes(folder, result.labels, result.grid)
+        except (ValueError, TypeError) as error:
+            # its text may quote a value of the patient's
+            raise StudyError(
+                f"an optional output cannot express this study ({type(error).__name__})"
+            ) from error
+        if "html" in formats:
             listed = report.with_files(describe_files(folder))
             preview = (folder / PREVIEW_FILE).read_bytes()
             write_page(folder / HTML_FILE, report_page(listed.to_json(), preview))
         write_report(folder / REPORT_FILE, report.with_files(describe_files(folder)))
-    return Path(out, study_key)
+    return Path(out, result.study_key)
+
+
+def write_refusals(out: str | os.PathLike[str], refused: Sequence[Mapping[str, Any]]) -> Path:
+    """Write ``refused.json``; one of an earlier run is replaced.
+
+    Args:
+        out: Output folder, created if absent.
+        refused: Study key and findings of each refused study.
+
+    Returns:
+        The file.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / REFUSED_FILE) as path:
+        text = json.dumps({"refused": list(refused)}, indent=2)
+        path.write_text(text + "\n", encoding="utf-8")
+    for entry in refused:
+        key = entry["study_key"]
+        if key and (folder / key).is_dir():
+            _log.warning("study %s was refused; its result is one of an earlier run", key)
+    return folder / REFUSED_FILE
+
+
+def _write_dicom(folder: Path, result: Result) -> None:
+    """Write the CT series and the segmentation on it."""
+    grid, identity = result.grid, result.identity
+    lossy = result.provenance.lossy
+    ct_files = write_ct_series(folder / DICOM_CT_FOLDER, result.hu, grid, identity, lossy)
+    target = folder / DICOM_SEGMENTATION_FILE
+    write_segmentation(target, result.labels, grid, ct_files, identity)
 
 
 def _checked(study_key: str) -> str:

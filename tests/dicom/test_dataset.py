@@ -24,7 +24,7 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.dataset import StudyDataset
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.inferers import StudyIteration
-from spider_bundle.outputs.refusals import write_refusals
+from spider_bundle.outputs.study import write_refusals
 
 
 @pytest.fixture

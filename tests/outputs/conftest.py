@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spider_bundle.dicom.provenance import ProvenancedValue, ViewProvenance
+from spider_bundle.dicom.provenance import Provenance, ProvenancedValue, ViewProvenance
+from spider_bundle.errors import Code, finding
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import LPS_TO_RAS, Grid
-from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME
-from spider_bundle.outputs.study import RunFacts
+from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.reconstructor import Result
 
 
 @pytest.fixture
@@ -26,44 +27,51 @@ def grid() -> Grid:
 
 
 @pytest.fixture
-def facts() -> RunFacts:
+def provenance() -> Provenance:
     geometry = {
         "sdd": ProvenancedValue(1500.0, "attribute", "DistanceSourceToDetector", "mm"),
         "sod": ProvenancedValue(1000.0, "default", unit="mm"),
         "pitch": ProvenancedValue((0.2, np.float32(0.2)), "override", unit="mm"),
     }
     matrix = tuple(map(tuple, np.arange(12.0).reshape(3, 4).tolist()))
-    unknown = {"code": "E14", "severity": "warning", "message": "the source distance is unknown"}
-    return RunFacts(
-        device="cpu",
-        weights_sha256="ab" * 32,
-        views=[
+    return Provenance(
+        views=(
             ViewProvenance("frontal", "PA", geometry, matrix),
             ViewProvenance("lateral", "LL", {}, None),
-        ],
-        assumptions=[ISOCENTRIC, NO_COMMON_FRAME],
-        findings=[
-            {**unknown, "role": "frontal", "action": "state it"},
-            {"code": "E22", "severity": "info", "message": "the image is compressed"},
-            {**unknown, "message": "also in the other view"},
-        ],
-        timings={"read": 0.25, "decode": float("nan")},
+        ),
+        isocentric_assumed=True,
+        burned_in=(False, False),
+        lossy=None,
+        findings=(
+            finding(Code.PIXEL_SPACING_MISMATCH, "frontal", "the pitches differ"),
+            finding(Code.PIXEL_SPACING_MISMATCH, "lateral", "also in the other view"),
+        ),
+        read_seconds=0.25,
     )
 
 
 @pytest.fixture
-def study(grid: Grid, facts: RunFacts) -> dict[str, Any]:
-    """Keyword arguments of ``write_study``."""
+def result(grid: Grid, provenance: Provenance) -> Result:
+    """A study of random voxels."""
     generator = np.random.default_rng(0)
     image = generator.random((2, 32, 32)).astype(np.float32)
-    return {
-        "hu": generator.integers(-1000, 2000, grid.shape).astype(np.int16),
-        "labels": generator.integers(0, 6, grid.shape).astype(np.uint8),
-        "grid": grid,
-        "image": image,
-        "reprojection": image**2,
-        "facts": facts,
-    }
+    mask = image > 0
+    consistency = reprojection_consistency(image[0], image[0] ** 2, mask[0])
+    return Result(
+        study_key="0f3a9c",
+        hu=generator.integers(-1000, 2000, grid.shape).astype(np.int16),
+        labels=generator.integers(0, 6, grid.shape).astype(np.uint8),
+        grid=grid,
+        image=image,
+        mask=mask,
+        reprojection=image**2,
+        pixel_size=1.2,
+        consistency={"frontal": consistency, "lateral": consistency},
+        provenance=provenance,
+        device="cpu",
+        weights_sha256="ab" * 32,
+        timings={"read": 0.25, "decode": float("nan")},
+    )
 
 
 def read_whole(folder: Path) -> SimpleNamespace:

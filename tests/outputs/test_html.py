@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from spider_bundle.geometry import Grid
 from spider_bundle.outputs import html_report
 from spider_bundle.outputs.html_report import IndexEntry, report_page, write_index
-from spider_bundle.outputs.report import INTENDED_USE, FileEntry, build_report
-from spider_bundle.outputs.study import RunFacts, write_study
+from spider_bundle.outputs.report import INTENDED_USE, FileEntry
+from spider_bundle.outputs.study import write_study
+from spider_bundle.reconstructor import Result
 from tests.outputs.programs import program
 
 KEY = "0f3a9c"
+FORMATS = {"nifti", "preview"}
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
 
 
@@ -86,7 +88,7 @@ def png() -> bytes:
     return stream.getvalue()
 
 
-def test_page_shows_what_the_report_says(facts: RunFacts, grid: Grid, png: bytes) -> None:
+def test_page_shows_what_the_report_says(result: Result, png: bytes) -> None:
     files = [FileEntry(name=f"dicom/ct/{n:04d}.dcm", bytes=1000, sha256="c" * 64) for n in range(9)]
     files.append(FileEntry(name="ct.nii.gz", bytes=12345, sha256="d" * 64))
     agreement = {
@@ -95,15 +97,15 @@ def test_page_shows_what_the_report_says(facts: RunFacts, grid: Grid, png: bytes
         "gradient_correlation": 0.5,
         "exposed_fraction": 1.0,
     }
-    reprojection = {"frontal": agreement, "lateral": agreement}
-    report = build_report(KEY, grid=grid, reprojection=reprojection, **vars(facts))
-    page = assert_self_contained(report_page(report.with_files(files).to_json(), png))
+    result = replace(result, consistency={"frontal": agreement, "lateral": agreement})
+    report = result.report().with_files(files).to_json()
+    page = assert_self_contained(report_page(report, png))
     for shown in (
         KEY,
         "1500 mm",
         "attribute: DistanceSourceToDetector",
-        "E14 (frontal)",
-        "the source distance is unknown",
+        "E13 (frontal)",
+        "the pitches differ",
         "40 × 30 × 20",
         "1 × 2 × 3 mm",
         "0.8125",
@@ -115,7 +117,7 @@ def test_page_shows_what_the_report_says(facts: RunFacts, grid: Grid, png: bytes
         "9,000",
         "12,345",
         "d" * 64,
-        *facts.assumptions,
+        *report["assumptions"],
     ):
         assert shown in page.text, shown
     (source,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
@@ -132,9 +134,8 @@ def hostile(value: Any) -> Any:
     return EVIL if isinstance(value, str) else value
 
 
-def test_text_cannot_become_markup(facts: RunFacts, grid: Grid, png: bytes) -> None:
-    report = build_report(KEY, grid=grid, reprojection=None, **vars(facts))
-    report = report.with_files([FileEntry(name="a", bytes=1, sha256="b" * 64)])
+def test_text_cannot_become_markup(result: Result, png: bytes) -> None:
+    report = result.report().with_files([FileEntry(name="a", bytes=1, sha256="b" * 64)])
     page = assert_self_contained(
         report_page({**hostile(report.to_json()), "intended_use": INTENDED_USE}, png)
     )
@@ -151,8 +152,8 @@ def test_index_text_cannot_become_markup(tmp_path: Path) -> None:
         write_index(tmp_path, [IndexEntry(KEY, EVIL)])
 
 
-def test_study_with_page(tmp_path: Path, study: dict[str, Any], read_study: Any) -> None:
-    folder = write_study(tmp_path, KEY, html=True, **study)
+def test_study_with_page(tmp_path: Path, result: Result, read_study: Any) -> None:
+    folder = write_study(tmp_path, result, FORMATS | {"html"})
     report = read_study(folder).report
     assert "report.html" in {entry["name"] for entry in report["files"]}
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -162,9 +163,9 @@ def test_study_with_page(tmp_path: Path, study: dict[str, Any], read_study: Any)
     assert str(tmp_path) not in text
 
 
-def test_index_of_a_batch(tmp_path: Path, study: dict[str, Any]) -> None:
-    write_study(tmp_path, "aaa", html=True, **study)
-    write_study(tmp_path, "bbb", **study)
+def test_index_of_a_batch(tmp_path: Path, result: Result) -> None:
+    write_study(tmp_path, replace(result, study_key="aaa"), FORMATS | {"html"})
+    write_study(tmp_path, replace(result, study_key="bbb"), FORMATS)
     refusal = {"code": "E11", "message": "no distance", "role": "frontal", "action": "state it"}
     entries = [
         IndexEntry("aaa", "done", seconds=12.34),
@@ -197,10 +198,10 @@ def altered(**values: Any) -> Callable[[bytes], bytes]:
 
 
 def index_with_one_changed(
-    out: Path, study: dict[str, Any], name: str, change: Callable[[bytes], bytes | None]
+    out: Path, result: Result, name: str, change: Callable[[bytes], bytes | None]
 ) -> Page:
     """Index of a whole study, one whose file was changed or taken away, and a refused one."""
-    shutil.copytree(write_study(out, "whole", **study), out / "changed")
+    shutil.copytree(write_study(out, replace(result, study_key="whole"), FORMATS), out / "changed")
     path = out / "changed" / name
     content = change(path.read_bytes())
     path.unlink()
@@ -228,9 +229,9 @@ def index_with_one_changed(
     ],
 )
 def test_a_damaged_report_concerns_its_row_only(
-    change: Callable[[bytes], bytes], tmp_path: Path, study: dict[str, Any]
+    change: Callable[[bytes], bytes], tmp_path: Path, result: Result
 ) -> None:
-    page = index_with_one_changed(tmp_path, study, "report.json", change)
+    page = index_with_one_changed(tmp_path, result, "report.json", change)
     assert "1 done , 1 refused , 0 failed , 1 damaged" in page.text
     assert "changed damaged" in page.text
     assert "the result is damaged" in page.text
@@ -252,9 +253,9 @@ def test_a_damaged_report_concerns_its_row_only(
     ],
 )
 def test_a_damaged_picture_concerns_its_row_only(
-    change: Callable[[bytes], bytes | None], tmp_path: Path, study: dict[str, Any]
+    change: Callable[[bytes], bytes | None], tmp_path: Path, result: Result
 ) -> None:
-    page = index_with_one_changed(tmp_path, study, "preview.png", change)
+    page = index_with_one_changed(tmp_path, result, "preview.png", change)
     assert "1 done , 1 refused , 0 failed , 1 damaged" in page.text
     assert "the result is damaged: its picture cannot be read" in page.text
     assert page.tags.count("img") == 1
@@ -264,9 +265,9 @@ def test_a_damaged_picture_concerns_its_row_only(
     assert links == ["changed/report.json", "whole/report.json"]
 
 
-def test_an_index_shows_what_is_no_text(tmp_path: Path, study: dict[str, Any]) -> None:
+def test_an_index_shows_what_is_no_text(tmp_path: Path, result: Result) -> None:
     finding = {"code": "E01", "message": "half \ud800 a pair", "severity": "warning"}
-    page = index_with_one_changed(tmp_path, study, "report.json", altered(findings=[finding]))
+    page = index_with_one_changed(tmp_path, result, "report.json", altered(findings=[finding]))
     assert "half \\ud800 a pair" in page.text
     assert "2 done" in page.text
 
@@ -280,9 +281,9 @@ def test_a_damaged_line_of_the_manifest_concerns_its_row_only(tmp_path: Path) ->
 
 
 def test_long_index_stays_light(
-    tmp_path: Path, study: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, result: Result, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_study(tmp_path, "aaa", **study)
+    write_study(tmp_path, replace(result, study_key="aaa"), FORMATS)
     monkeypatch.setattr(html_report, "MAXIMUM_PICTURES", 2)
     path = write_index(tmp_path, [IndexEntry("aaa", "done")] * 5)
     page = Page(path.read_text(encoding="utf-8"))
@@ -291,8 +292,8 @@ def test_long_index_stays_light(
 
 
 @pytest.mark.integration
-def test_browser_shows_it_without_complaint(tmp_path: Path, study: dict[str, Any]) -> None:
-    folder = write_study(tmp_path, KEY, html=True, **study)
+def test_browser_shows_it_without_complaint(tmp_path: Path, result: Result) -> None:
+    folder = write_study(tmp_path, result, FORMATS | {"html"})
     write_index(tmp_path, [IndexEntry(KEY, "done")])
     for number, path in enumerate((folder / "report.html", tmp_path / "index.html")):
         picture = tmp_path / f"{number}.png"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from spider_bundle.cli import EXIT_FAILED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.write import save_dataset
-from spider_bundle.outputs import optional_dependencies, transforms
+from spider_bundle.outputs import optional_dependencies, study
 
 pytest.importorskip("highdicom")
 pytest.importorskip("skimage")
@@ -147,7 +147,7 @@ def test_an_output_that_cannot_be_made_leaves_no_half_study(
     def refuse(*_: object) -> None:
         raise ValueError("Planted^Name is odd")
 
-    monkeypatch.setattr(transforms, "write_dicom", refuse)
+    monkeypatch.setattr(study, "_write_dicom", refuse)
     code, output = infer(pair, tmp_path, "--dicom")
     assert code == EXIT_FAILED
     assert "R01" in caplog.text

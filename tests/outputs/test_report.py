@@ -21,37 +21,20 @@ from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.report import (
     FileEntry,
     Report,
-    build_report,
     describe_files,
     report_schema,
-    warning_codes,
     write_report,
 )
-from spider_bundle.outputs.study import RunFacts
+from spider_bundle.reconstructor import Result
 
 CANARY = "Doe^Jane^1970"
 
-CONSISTENCY = {
-    "pearson": 0.9,
-    "spearman": 0.8,
-    "gradient_correlation": float("nan"),
-    "exposed_fraction": 1.0,
-}
-
-
-def build(facts: RunFacts, grid: Grid, **changed: Any) -> Report:
-    known = {
-        **vars(facts),
-        "grid": grid,
-        "reprojection": {"frontal": CONSISTENCY, "lateral": CONSISTENCY},
-    }
-    report = build_report("abc123", **{**known, **changed})
-    return report.with_files([FileEntry(name="dicom/0001.dcm", bytes=3, sha256="0" * 64)])
+FILES = [FileEntry(name="dicom/0001.dcm", bytes=3, sha256="0" * 64)]
 
 
 @pytest.fixture
-def report(facts: RunFacts, grid: Grid) -> dict[str, Any]:
-    return build(facts, grid).to_json()
+def report(result: Result) -> dict[str, Any]:
+    return result.report().with_files(FILES).to_json()
 
 
 def refuse(constant: str) -> None:
@@ -149,32 +132,32 @@ def test_content(report: dict[str, Any], grid: Grid) -> None:
     assert {entry["value"]: entry["name"] for entry in report["labels"]}[5] == "mandible"
     assert "never for diagnosis" in report["intended_use"].lower()
     assert report["timings_s"] == {"read": 0.25, "decode": None}
-    assert report["reprojection"]["lateral"]["gradient_correlation"] is None
+    assert report["reprojection"]["lateral"]["spearman"] == pytest.approx(1.0)
     assert any("isocentric" in note for note in report["assumptions"])
     assert all(report["software"][name] for name in ("torch", "monai", "pydicom", "numpy"))
 
 
-def test_file_has_no_nan_and_a_deterministic_order(
-    tmp_path: Path, facts: RunFacts, grid: Grid
-) -> None:
-    report = build(facts, grid)
+def test_file_has_no_nan_and_a_deterministic_order(tmp_path: Path, result: Result) -> None:
+    report = result.report()
     write_report(tmp_path / "a.json", report)
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert json.loads(text, parse_constant=refuse) == report.to_json()
-    again = build(
-        facts,
-        grid,
-        timings=dict(reversed(list(facts.timings.items()))),
-        reprojection={"lateral": CONSISTENCY, "frontal": dict(reversed(CONSISTENCY.items()))},
+    again = replace(
+        result,
+        timings=dict(reversed(list(result.timings.items()))),
+        consistency=dict(reversed(result.consistency.items())),
     )
-    write_report(tmp_path / "b.json", again)
+    write_report(tmp_path / "b.json", again.report())
     assert (tmp_path / "b.json").read_text(encoding="utf-8") == text
     assert "-0.0" not in text
 
 
-def test_text_is_not_taken_for_a_number(facts: RunFacts, grid: Grid) -> None:
-    view = replace(facts.views[0], geometry={"frame": ProvenancedValue("1000", "override")})
-    assert build(facts, grid, views=[view, view]).views[0].geometry["frame"].value == "1000"
+def test_text_is_not_taken_for_a_number(result: Result) -> None:
+    geometry = {"frame": ProvenancedValue("1000", "override")}
+    view = replace(result.provenance.views[0], geometry=geometry)
+    provenance = replace(result.provenance, views=(view, view))
+    report = replace(result, provenance=provenance).report()
+    assert report.views[0].geometry["frame"].value == "1000"
 
 
 def test_describe_files(tmp_path: Path) -> None:
@@ -187,8 +170,8 @@ def test_describe_files(tmp_path: Path) -> None:
     ]
 
 
-def test_warning_codes_leave_out_information_and_repetition(facts: RunFacts) -> None:
-    assert warning_codes(facts.findings) == ["E14"]
+def test_warning_codes_leave_out_repetition(result: Result) -> None:
+    assert result.report().warning_codes == ["E13"]
 
 
 class TestConsistency:

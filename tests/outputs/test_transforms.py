@@ -17,11 +17,12 @@ from torch import nn
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.geometry import project_points
-from spider_bundle.inferers import VolumeInferer
+from spider_bundle.inferers import VolumeInferer, predict
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
-from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd, _most_likely
+from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd
 from spider_bundle.phantom import HeadPhantom, ellipsoid
+from spider_bundle.reconstructor import _most_likely
 
 MARKER = np.array([33.0, -27.0, 45.0])  # LPS mm
 
@@ -61,10 +62,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"image": list(files)}
     )
     inferer = VolumeInferer(precision="float32")
-    image = loaded["image"]
-    batch = MetaTensor(image.as_tensor()[None], meta=dict(image.meta))
-    data = {**loaded, "pred": inferer(batch, BackProjection())[0]}
-    written = WriteStudyd(folder / "out", seconds=inferer)(CTAndLabelsd()(data))
+    data = {**loaded, "pred": predict(loaded, BackProjection(), inferer, "cpu")}
+    write = WriteStudyd(folder / "out", ("nifti", "preview"), None, "cpu", pixel_size=1.2)
+    written = write(CTAndLabelsd()(data))
     return Path(written["result"]["study"])
 
 

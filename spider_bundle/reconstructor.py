@@ -1,0 +1,320 @@
+"""From a radiograph pair to CT and labels: the only place where network, weights and device meet.
+
+The module is not called ``reconstruct``, which is the name of the package's public function.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Hashable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.bundle import ConfigParser
+
+from spider_bundle.bundle import bundle_root
+from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.pair import FilmPair
+from spider_bundle.dicom.provenance import Provenance
+from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.geometry import Grid
+from spider_bundle.inferers import predict
+from spider_bundle.intensity import attenuation, denormalise_hu
+from spider_bundle.networks import SPIDER
+from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.outputs.dicom_ct import DicomIdentity
+from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, Report, build_report
+from spider_bundle.outputs.study import check_formats
+from spider_bundle.precision import autocast
+from spider_bundle.projection import project_volume
+from spider_bundle.weights import load_weights
+
+PathLike = str | os.PathLike[str]
+Source = PathLike | Sequence[PathLike] | Mapping[str, PathLike] | FilmPair
+"""A folder with one study, two files in any order, a mapping of ``frontal`` and ``lateral``, or
+films that are paired already."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One reconstructed study: what its files and its report are made of.
+
+    Attributes:
+        study_key: Keyed hash of the study.
+        hu: HU, int16, shape ``(X, Y, Z)``.
+        labels: Label map, uint8, of the same shape.
+        grid: Grid of both (LPS mm).
+        image: Network images, shape ``(2, H, W)``: frontal, lateral; 0 outside the exposed field.
+        mask: Their exposed fields, shape ``(2, H, W)``.
+        reprojection: The reconstruction projected in the same views, shape ``(2, H, W)``.
+        pixel_size: Pixel size of the network images at the isocentre, mm.
+        consistency: Agreement of image and reprojection by view role, see
+            :func:`~spider_bundle.outputs.consistency.reprojection_consistency`.
+        provenance: Where the image came from.
+        device: Device of the network.
+        weights_sha256: Hash of the weights file; None for untrained weights.
+        timings: Seconds by step: read, reconstruct, reproject.
+    """
+
+    study_key: str
+    hu: npt.NDArray[np.int16] = field(repr=False)
+    labels: npt.NDArray[np.uint8] = field(repr=False)
+    grid: Grid
+    image: npt.NDArray[np.float32] = field(repr=False)
+    mask: npt.NDArray[np.bool_] = field(repr=False)
+    reprojection: npt.NDArray[np.float32] = field(repr=False)
+    pixel_size: float
+    consistency: Mapping[str, Mapping[str, float]]
+    provenance: Provenance
+    device: str
+    weights_sha256: str | None
+    timings: Mapping[str, float]
+
+    @classmethod
+    def from_item(
+        cls,
+        item: Mapping[Hashable, Any],
+        *,
+        device: str,
+        weights_sha256: str | None,
+        pixel_size: float,
+    ) -> Result:
+        """Project the reconstruction back into its views and collect everything.
+
+        Args:
+            item: As :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd` and
+                :class:`~spider_bundle.outputs.transforms.CTAndLabelsd` leave it.
+            device: Device of the network.
+            weights_sha256: Hash of the weights file; None for untrained weights.
+            pixel_size: Pixel size of the network images at the isocentre, mm.
+        """
+        start = time.perf_counter()
+        meta = item["image"].meta
+        provenance: Provenance = meta["provenance"]
+        hu, labels, image = (
+            torch.Tensor.as_subclass(item[name], torch.Tensor).cpu()
+            for name in ("ct", "pred", "image")
+        )
+        grid = Grid.from_ras(np.asarray(meta["original_affine"]), hu.shape[1:])
+        reprojection = project_volume(
+            attenuation(hu.float()),
+            torch.from_numpy(grid.affine)[None],
+            torch.as_tensor(meta["projection"]).cpu()[None],
+            (image.shape[-2], image.shape[-1]),
+        )[0].numpy()
+        mask = torch.as_tensor(item["mask"]).cpu().numpy()
+        timings = {"read": provenance.read_seconds}
+        if "network_seconds" in meta:
+            timings["reconstruct"] = meta["network_seconds"]
+        timings["reproject"] = time.perf_counter() - start
+        return cls(
+            study_key=meta["study_key"],
+            hu=hu[0].numpy(),
+            labels=labels[0].numpy(),
+            grid=grid,
+            image=image.numpy(),
+            mask=mask,
+            reprojection=reprojection,
+            pixel_size=pixel_size,
+            consistency={
+                role: reprojection_consistency(image[view].numpy(), reprojection[view], mask[view])
+                for view, role in enumerate(("frontal", "lateral"))
+            },
+            provenance=provenance,
+            device=device,
+            weights_sha256=weights_sha256,
+            timings=timings,
+        )
+
+    @property
+    def identity(self) -> DicomIdentity:
+        """Patient and study of the DICOM results; pseudonymous unless the reader kept them."""
+        return DicomIdentity(self.study_key, self.provenance.source_identity, self.weights_sha256)
+
+    def report(self) -> Report:
+        """Return the report, without the files."""
+        assumptions = [ISOCENTRIC]
+        if self.provenance.isocentric_assumed:
+            assumptions.append(NO_COMMON_FRAME)
+        return build_report(
+            self.study_key,
+            device=self.device,
+            weights_sha256=self.weights_sha256,
+            views=self.provenance.views,
+            assumptions=assumptions,
+            findings=[found.facts() for found in self.provenance.findings],
+            grid=self.grid,
+            timings=self.timings,
+            reprojection=self.consistency,
+        )
+
+
+class Reconstructor:
+    """The network of ``configs/inference.json``, loaded once for any number of studies.
+
+    Attributes:
+        network: The network with its weights, on its device.
+        device: That device.
+        weights_sha256: Hash of the weights file.
+        image_size: Rows and columns of the network's image.
+        pixel_size: Its pixel size at the isocentre, mm.
+        formats: Formats to write, see :func:`~spider_bundle.outputs.study.write_study`.
+        overrides: Statements about the radiographs.
+        keep_identity: Whether the reader keeps patient and study for the DICOM results.
+        site_key: Secret of the site for study keys, if there is one.
+    """
+
+    def __init__(self, config: ConfigParser) -> None:
+        """Load the network.
+
+        Args:
+            config: The inference config, see :func:`inference_config`.
+
+        Raises:
+            FileNotFoundError: There is no such weights file.
+            RuntimeError: The weights do not fit the network, or there is no such device.
+            ValueError: A value is out of range.
+            MissingExtraError: R03, a format needs packages that are not installed.
+        """
+        parsed = config.get_parsed_content
+        self.formats = check_formats(parsed("formats"))
+        self.overrides = PairOverrides.from_mapping(parsed("overrides"))
+        Grid.centred(parsed("spacing"), parsed("shape"))  # MONAI would wrap its error
+        self.keep_identity: bool = parsed("keep_identity")
+        self.site_key: str | None = parsed("site_key")
+        self.image_size: int = parsed("image_size")
+        self.pixel_size: float = parsed("pixel_size")
+        self.device = torch.device(parsed("device"))
+        autocast(self.device, parsed("precision"))
+        self.network: SPIDER = parsed("network")
+        self.weights_sha256 = load_weights(self.network, parsed("weights"))
+        self.network.eval()
+        self._inferer = parsed("inferer")
+        self._preprocessing = parsed("preprocessing").transforms
+
+    @staticmethod
+    def from_config(
+        root: PathLike | None = None, config_files: Sequence[PathLike] = (), **values: Any
+    ) -> Reconstructor:
+        """Load the network of the inference config; see :func:`inference_config`."""
+        return Reconstructor(inference_config(root, config_files, **values))
+
+    def read(
+        self, source: Source, overrides: PairOverrides | Mapping[str, Any] | None = None
+    ) -> dict[Hashable, Any]:
+        """Read one study as the network will see it.
+
+        Args:
+            source: The DICOM files.
+            overrides: Statements about the radiographs in place of :attr:`overrides`.
+
+        Returns:
+            The item of :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd`.
+
+        Raises:
+            RadiographError: The radiographs cannot be used; its findings carry code and action.
+            ValueError: The overrides are not valid, or not one folder or two files were named.
+        """
+        if overrides is None:
+            overrides = self.overrides
+        elif not isinstance(overrides, PairOverrides):
+            overrides = PairOverrides.from_mapping(overrides)
+        item: dict[Hashable, Any] = {"image": _plain_source(source)}
+        for transform in self._preprocessing:
+            if isinstance(transform, BiplanarRadiographsd):
+                transform = copy(transform)
+                transform.overrides = overrides
+            item = transform(item)
+        return item
+
+    def run(self, item: Mapping[Hashable, Any]) -> Result:
+        """Reconstruct what :meth:`read` returned."""
+        prediction = predict(item, self.network, self._inferer, self.device)
+        hu, labels = ct_and_labels(prediction)
+        return Result.from_item(
+            {**item, "ct": hu, "pred": labels},
+            device=str(self.device),
+            weights_sha256=self.weights_sha256,
+            pixel_size=self.pixel_size,
+        )
+
+
+def inference_config(
+    root: PathLike | None = None, config_files: Sequence[PathLike] = (), **values: Any
+) -> ConfigParser:
+    """Read ``configs/inference.json``; nothing of it is instantiated.
+
+    Args:
+        root: See :func:`~spider_bundle.bundle.bundle_root`.
+        config_files: Configs layered on top.
+        values: Values by config id. They are never interpreted: a text that begins with ``$`` or
+            ``@`` stays that text.
+
+    Raises:
+        FileNotFoundError: There is no bundle, or no such config.
+    """
+    folder = bundle_root(root)
+    parser = ConfigParser()
+    parser.read_config([str(folder / "configs" / "inference.json"), *map(str, config_files)])
+    literals = {"bundle_root": str(folder), **values}
+    for number, name in enumerate(literals):
+        parser[name] = f"@literals::{number}"
+    parser.parse(reset=True)
+    for number, value in enumerate(literals.values()):
+        parser.ref_resolver.resolved_content[f"literals::{number}"] = value
+    return parser
+
+
+def ct_and_labels(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split the network's output into a CT in HU and a label map.
+
+    Args:
+        prediction: Class logits and normalised intensity, shape ``(K + 1, X, Y, Z)``.
+
+    Returns:
+        HU, int16, and labels, uint8, both ``(1, X, Y, Z)`` on the CPU.
+
+    Raises:
+        ValueError: The prediction holds NaN or infinity, which no integer can show.
+    """
+    # a sum is finite only if all values are, and takes no memory
+    if not torch.isfinite(prediction.sum()):
+        raise ValueError("the network's output is not finite")
+    hu = denormalise_hu(prediction[-1:].float()).round().to(torch.int16)
+    return hu.cpu(), _most_likely(prediction[:-1])[None].cpu()
+
+
+def _most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """Return the index of the largest of the first dimension, the first one of equals, as uint8.
+
+    On a CPU ``argmax`` across the slow dimension takes several times as long as comparing.
+    """
+    best = logits[0].clone()
+    labels = torch.zeros_like(best, dtype=torch.uint8)
+    for number, logit in enumerate(logits[1:], start=1):
+        labels.masked_fill_(logit > best, number)
+        torch.maximum(best, logit, out=best)
+    return labels
+
+
+def _plain_source(source: Source) -> str | list[str] | dict[str, str] | FilmPair:
+    """Return the radiographs as the reading transform takes them.
+
+    Raises:
+        ValueError: They are not one folder or two files.
+    """
+    if isinstance(source, FilmPair):
+        return source
+    if isinstance(source, (str, os.PathLike)):
+        return os.fspath(source)
+    if isinstance(source, Mapping):
+        if set(source) == {"frontal", "lateral"}:
+            return {role: os.fspath(path) for role, path in source.items()}
+    elif len(source) == 2:
+        return [os.fspath(path) for path in source]
+    raise ValueError("name one folder, two files, or the files frontal and lateral")
