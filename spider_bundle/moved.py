@@ -28,6 +28,9 @@ MOVED: Mapping[str, str] = MappingProxyType(
         "spider_bundle.networks.volume": "benchmarks.peers.volume",
         "spider_bundle.outputs.extras": "spider_bundle.outputs.optional_dependencies",
         "spider_bundle.outputs.html": "spider_bundle.outputs.html_report",
+        "spider_bundle.outputs.refusals": "spider_bundle.outputs.study",
+        "spider_bundle.outputs.result": "spider_bundle.reconstructor",
+        "spider_bundle.outputs.schema": "spider_bundle.outputs.report",
         "spider_bundle.radiographs": "spider_bundle.dicom",
         "spider_bundle.schedules": "spider_bundle.training.schedules",
     }
