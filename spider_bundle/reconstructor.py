@@ -217,18 +217,15 @@ class Reconstructor:
             The item of :class:`~spider_bundle.dicom.transforms.BiplanarRadiographsd`.
 
         Raises:
-            RadiographError: The radiographs cannot be used; its findings carry code and action.
+            SpiderError: The radiographs cannot be used; its findings carry code and action.
             ValueError: The overrides are not valid, or not one folder or two files were named.
         """
-        if overrides is None:
-            overrides = self.overrides
-        elif not isinstance(overrides, PairOverrides):
-            overrides = PairOverrides.from_mapping(overrides)
+        stated = self.overrides if overrides is None else PairOverrides.from_mapping(overrides)
         item: dict[Hashable, Any] = {"image": _plain_source(source)}
         for transform in self._preprocessing:
             if isinstance(transform, BiplanarRadiographsd):
                 transform = copy(transform)
-                transform.overrides = overrides
+                transform.overrides = stated
             item = transform(item)
         return item
 
