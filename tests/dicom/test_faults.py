@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
-from spider_bundle.dicom.errors import RadiographError
 
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import describe_pair
+from spider_bundle.errors import SpiderError
 from tests.films import read_pair
 
 from .conftest import Writer
@@ -153,7 +153,7 @@ def findings_of(paths: list[Path], overrides: PairOverrides) -> tuple[Any, bool]
     """What is found about a pair, and whether it is refused."""
     try:
         return read_pair(*paths, overrides).findings, False
-    except RadiographError as error:
+    except SpiderError as error:
         return error.findings, True
 
 
