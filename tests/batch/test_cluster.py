@@ -63,6 +63,8 @@ def cluster(bundle_root: Path) -> Iterator[Any]:
         from ray.cluster_utils import Cluster
 
         folder = tempfile.mkdtemp(prefix="ray-")  # short, for the names of its sockets
+        # the address of the cluster is kept in the usual folder, which may not exist yet
+        Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)
         nodes = Cluster(initialize_head=True, head_node_args={"temp_dir": folder, **SIZE})
         nodes.add_node(**SIZE)
         yield nodes
