@@ -179,7 +179,7 @@ class Reconstructor:
             FileNotFoundError: There is no such weights file.
             RuntimeError: The weights do not fit the network, or there is no such device.
             ValueError: A value is out of range.
-            MissingExtraError: R03, a format needs packages that are not installed.
+            SpiderError: R03, a format needs packages that are not installed.
         """
         parsed = config.get_parsed_content
         self.formats = check_formats(parsed("formats"))

@@ -55,7 +55,7 @@ def check_formats(formats: Collection[str]) -> frozenset[str]:
     """Check that results can be written in these formats, without importing what they need.
 
     Raises:
-        MissingExtraError: R03, the packages of one are not installed.
+        SpiderError: R03, the packages of one are not installed.
         ValueError: One is none of :data:`FORMATS`.
     """
     unknown = set(formats) - set(FORMATS)
@@ -159,7 +159,7 @@ def write_study(
     Raises:
         ValueError: Shapes do not fit each other, values that cannot be written, or a bad key.
         StudyError: See :func:`study_folder`; or DICOM or a mesh cannot express this study.
-        MissingExtraError: R03, the packages of a format are not installed.
+        SpiderError: R03, the packages of a format are not installed.
         OSError: The disk refused.
     """
     report = result.report()
