@@ -6,10 +6,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -46,6 +44,8 @@ _BACKGROUND = "#101418"
 _TEXT = "#e6e9ec"
 _DIM = "#93a0ab"
 _AMBER = "#f2b84b"
+_BOLD = 0.4
+"""Pixels by which bold text is thicker on each side."""
 _RIM = 2
 """Pixels of the dark rim that keeps text in a panel readable on white."""
 
@@ -227,11 +227,11 @@ def render_plane(
 
 
 @cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """Return the font that comes with matplotlib, so that every machine draws the same picture."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", name)
-    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the font that comes with Pillow: ASCII only (no multiplication or minus sign)."""
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # with a size it is no bitmap
+    return font.font_variant(layout_engine=ImageFont.Layout.BASIC)
 
 
 def _write(
@@ -246,8 +246,11 @@ def _write(
     rim: int = 0,
 ) -> float:
     """Write a text at a pixel; gives where it ends, in pixels from the left."""
-    font = _font(size, bold)
-    draw.text(at, text, colour, font, anchor, stroke_width=rim, stroke_fill="black")
+    font = _font(size)
+    if rim:
+        draw.text(at, text, "black", font, anchor, stroke_width=rim)
+    # the font has no bold face: a thin outline of its own colour thickens it
+    draw.text(at, text, colour, font, anchor, stroke_width=_BOLD if bold else 0)
     return at[0] + float(font.getlength(text))
 
 
@@ -276,8 +279,8 @@ def _caption(draw: ImageDraw.ImageDraw, box: Box, text: str) -> None:
 
 def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
     _write(draw, (_MARGIN, 34), "SPIDER: head CT from two radiographs", size=21, bold=True)
-    voxels = " × ".join(str(n) for n in grid.shape)
-    sizes = " × ".join(f"{step:.3g}" for step in grid.spacing)
+    voxels = " x ".join(str(n) for n in grid.shape)
+    sizes = " x ".join(f"{step:.3g}" for step in grid.spacing)
     text = f"{voxels} voxels of {sizes} mm"
     _write(draw, (WIDTH - _MARGIN, 34), text, colour=_DIM, anchor="rm")
     names = ("Radiograph", "Reprojection of the CT", *(plane.name for plane in PLANES))
@@ -338,8 +341,8 @@ def _bytes(values: AnyFloatArray) -> npt.NDArray[np.uint8]:
 
 def _draw_legend(draw: ImageDraw.ImageDraw) -> None:
     y = _TOP + 2 * _PANEL + _GAP + 32
-    low, high = (f"{hu:.0f}".replace("-", "\N{MINUS SIGN}") for hu in DISPLAY_WINDOW)
-    _write(draw, (_MARGIN, y), f"Display window {low} to {high} HU", colour=_DIM)
+    low, high = DISPLAY_WINDOW
+    _write(draw, (_MARGIN, y), f"Display window {low:.0f} to {high:.0f} HU", colour=_DIM)
     x = float(panel_box(0, 2).left)
     for value, name in LABEL_NAMES.items():
         if value == Label.BACKGROUND:
