@@ -186,6 +186,13 @@ def test_studies_of_one_accession_are_joined(write: Writer, tmp_path: Path) -> N
     assert not other.is_complete
 
 
+def test_studies_of_two_patients_are_not_joined(write: Writer, tmp_path: Path) -> None:
+    write("PA", name="x/1", AccessionNumber="7")
+    write("LL", name="x/2", AccessionNumber="7", StudyInstanceUID="1.2.3", PatientID="X")
+    studies = find_studies(tmp_path / "x").studies
+    assert [len(study.films) for study in studies] == [1, 1]
+
+
 @pytest.mark.parametrize("names", ["12", "21"])
 def test_joined_studies_keep_one_key(write: Writer, tmp_path: Path, names: str) -> None:
     write("PA", name=f"x/{names[0]}", AccessionNumber="7")
