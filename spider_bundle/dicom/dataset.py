@@ -9,7 +9,7 @@ from typing import Any
 
 from monai.data import Dataset
 
-from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.overrides import ROLES, PairOverrides
 from spider_bundle.dicom.pair import FilmPair, describe_pair, pair_films
 from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
 from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding, line, root_cause
@@ -60,14 +60,7 @@ class StudyDataset(Dataset):
         if folder is not None:
             self._find(folder, key, overrides, keep_identity)
         for entry in data or ():
-            source = entry.get("image")
-            if isinstance(source, Mapping):
-                source = source["frontal"], source["lateral"]
-            if isinstance(source, (list, tuple)):
-                pair = describe_pair(source, overrides, key=key, keep_identity=keep_identity)
-                self._add("", {**entry, "image": pair})
-            else:
-                self._add("", entry)
+            self._add("", _described(entry, overrides, key, keep_identity))
 
     def _find(
         self,
@@ -150,6 +143,22 @@ class StudyDataset(Dataset):
                 "study %s: %s (%s) %s", meta["study_key"], found.code, found.role, found.message
             )
         return item
+
+
+def _described(
+    entry: Mapping[str, Any], overrides: PairOverrides, key: str, keep_identity: bool
+) -> Mapping[str, Any]:
+    """Return an entry with its two files described; any other is left to the transform."""
+    source = entry.get("image")
+    if isinstance(source, Mapping):
+        source = [source[role] for role in ROLES if role in source]
+    if not isinstance(source, (list, tuple)) or len(source) != len(ROLES):
+        return entry
+    try:
+        pair = describe_pair(source, overrides, key=key, keep_identity=keep_identity)
+    except Exception:  # it comes again when the transform reads the entry, and is refused there
+        return entry
+    return {**entry, "image": pair}
 
 
 def _refusal(study_key: str, findings: Iterable[Finding]) -> dict[str, Any]:

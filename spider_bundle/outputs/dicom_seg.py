@@ -101,7 +101,7 @@ def write_segmentation(
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name="SPIDER",
         version=__version__,
-        family=Code("123109", "DCM", "Artificial Intelligence"),
+        family=Code("123110", "DCM", "Artificial Intelligence"),
     )
     segments = [
         highdicom.seg.SegmentDescription(

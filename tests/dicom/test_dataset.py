@@ -71,6 +71,18 @@ def test_entries_need_no_folder(night: Path) -> None:
     assert item["image"].shape == (2, 256, 256)
 
 
+def test_an_entry_may_name_folders_or_be_wrong(night: Path) -> None:
+    folder = night / "ward 1" / "x"
+    sources = [[str(folder)], {"frontal": "\0"}, ["\0", "\0"], [str(folder)] * 2]
+    dataset = StudyDataset(
+        data=[{"image": source} for source in sources], transform=BiplanarRadiographsd()
+    )
+    (item,) = dataset.read()
+    assert item["image"].shape == (2, 256, 256)
+    codes = [entry["findings"][0]["code"] for entry in dataset.refused]
+    assert codes == ["E01"] * 3
+
+
 def test_empty_folder_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(StudyDataset(tmp_path, BiplanarRadiographsd())) == 0
     assert "E06 no radiographs found. To do: " in caplog.text

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from spider_bundle.dicom.identity import SourceIdentity
 from spider_bundle.geometry import LPS_TO_RAS, Grid, rotation_about
@@ -182,6 +184,9 @@ def test_segments_are_named_by_snomed_codes(volumes: Volumes, tmp_path: Path) ->
     assert set(named) == set(Label) - {Label.BACKGROUND} == set(SEGMENT_CODES)
     assert named[Label.MANDIBLE] == (LABEL_NAMES[Label.MANDIBLE], "91609006", "AUTOMATIC")
     assert named[Label.BONE][1] == "272673000"
+    (algorithm,) = segmentation.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    (family,) = algorithm.AlgorithmFamilyCodeSequence
+    assert Code.from_dataset(family) == codes.DCM.ArtificialIntelligence
     assert segmentation.SegmentationType == "BINARY"
     assert segmentation.FrameOfReferenceUID == ct.FrameOfReferenceUID
     assert segmentation.StudyInstanceUID == ct.StudyInstanceUID
