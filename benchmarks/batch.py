@@ -8,7 +8,7 @@ the time of the network alone (its sum, divided by the number of processes), les
 times, so nothing else may run meanwhile. Memory is the resident set of runner and workers
 together.
 
-    python benchmarks/batch.py --studies 100 --folder batch_benchmark
+    python -m benchmarks.batch --studies 100 --folder batch_benchmark
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ The plain path is ``SPIDER.decode`` on the grid's points in chunks, the folded o
 own. The network is untrained: weights change neither. Encoding, about the same for all, is left
 out.
 
-    python benchmarks/decode.py --sizes 64 128 --repeats 3
+    python -m benchmarks.decode --sizes 64 128 --repeats 3
 """
 
 from __future__ import annotations

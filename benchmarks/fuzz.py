@@ -1,6 +1,6 @@
 """Feed damaged and hostile files to the reading path of a run, and count what becomes of them.
 
-    python benchmarks/fuzz.py --count 20000 --seed 0
+    python -m benchmarks.fuzz --count 20000 --seed 0
 
 Every case spoils a small synthetic study (or a real file below SPIDER_DATA, where there is one)
 in a way drawn from seed and number, and takes it through finding, header checks, decoding, pairing
@@ -192,7 +192,7 @@ class Element:
 
 
 def elements(data: bytes) -> list[Element]:
-    """Top-level elements after the preamble, as far as they can be told."""
+    """Top-level elements after the preamble, as far as they can be found."""
     found, at = [], 132
     while at + 8 <= len(data):
         group, element, vr, length = struct.unpack_from("<HH2sH", data, at)
@@ -591,7 +591,7 @@ class Case:
     Attributes:
         what: What it is.
         overrides: Those to read the pair with.
-        source: What the intake is to be given, in place of reading a pair.
+        source: What the search of a batch is given, in place of reading a pair.
     """
 
     what: str
@@ -860,7 +860,7 @@ def main() -> None:
     numbers = iter(range(options.count))
     scratch = tempfile.mkdtemp(prefix="fuzz")
     os.environ["TMPDIR"] = scratch
-    os.environ["RUST_BACKTRACE"] = "0"  # a decoder's panic is told by its finding
+    os.environ["RUST_BACKTRACE"] = "0"  # the finding of a decoder's panic says enough
     slowest, spent, peak, asked = 0.0, 0.0, 0, 0
 
     def started() -> Worker:

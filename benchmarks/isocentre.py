@@ -1,6 +1,6 @@
 """Distance of the isocentres that `spider prepare` finds from those of the stored heads.
 
-python benchmarks/isocentre.py
+python -m benchmarks.isocentre
 """
 
 from __future__ import annotations

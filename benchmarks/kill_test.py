@@ -1,9 +1,9 @@
 """Kill a batch at random moments until it is done, and compare with an undisturbed run.
 
-    python benchmarks/kill_test.py --kills 30 --studies 50 --folder kill_test
+    python -m benchmarks.kill_test --kills 30 --studies 50 --folder kill_test
 
 Each kill is SIGKILL, by turns of the runner alone and of the runner and its processes together. It
-comes at a random moment before the first study ends (start, intake, first studies), or after one or
+comes at a random moment before the first study ends (start, search, first studies), or after one or
 two more have ended and a random part of the time that a study takes. At the end every study must be
 done; voxels, affines, labels, surfaces and all UIDs must be those of the undisturbed run, and
 nothing but the results may be left. The extras dicom and mesh must be installed.

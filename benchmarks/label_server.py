@@ -2,7 +2,7 @@
 
 Runs in the environment of spider_bundle/label_app/requirements.txt:
 
-    python benchmarks/label_server.py
+    python -m benchmarks.label_server
 
 It prints the seconds from the start of the server to its first result, those of the first request
 alone, and those of further requests, and beside them the processor seconds that the server used.

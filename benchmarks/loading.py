@@ -5,7 +5,7 @@ with several numbers of loading processes; the network trains on one batch that 
 Both are measured alone. Where the ratio is above 1, loading prepares more cases than the network
 takes.
 
-    python benchmarks/loading.py --workers 0 1 2 4 8
+    python -m benchmarks.loading --workers 0 1 2 4 8
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Follow docs/howto_batch.md on an empty machine: a minimal Debian 12 in a folder of its own.
 
-    python benchmarks/walk_through.py --folder ../empty_machine
+    python -m benchmarks.walk_through --folder ../empty_machine
 
 Needs root, debootstrap and a Debian mirror. The commands are taken from the page itself: from the
 installation to the second batch, then the nightly command of the systemd unit as its user, then the

@@ -140,12 +140,12 @@ class SpiderError(Exception):
 
 def validation_message(error: ValidationError) -> str:
     """Return what pydantic found wrong as "name: reason; name: reason", without the values."""
-    told = []
+    reasons = []
     for entry in error.errors(include_url=False, include_context=False, include_input=False):
         name = ".".join(map(str, entry["loc"]))
         reason = entry["msg"].removeprefix("Value error, ")
-        told.append(f"{name}: {reason}" if name else reason)
-    return "; ".join(told)
+        reasons.append(f"{name}: {reason}" if name else reason)
+    return "; ".join(reasons)
 
 
 def root_cause(error: BaseException) -> BaseException:

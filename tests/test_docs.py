@@ -172,8 +172,8 @@ def test_options_exist(page: Path) -> None:
             allowed = spider_options()
         elif "monai.bundle" in code:
             allowed = bundle_options()
-        elif script := re.search(r"benchmarks/\w+\.py", code):
-            source = (ROOT / script.group()).read_text(encoding="utf-8")
+        elif script := re.search(r"benchmarks\.(\w+)", code):
+            source = (ROOT / f"benchmarks/{script[1]}.py").read_text(encoding="utf-8")
             allowed = set(re.findall(r'add_argument\("--([\w-]+)"', source))
         else:
             allowed = spider_options() | bundle_options()

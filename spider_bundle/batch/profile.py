@@ -60,7 +60,7 @@ class Profile:
         """Find the rule of a study.
 
         Args:
-            sides: :attr:`~spider_bundle.dicom.film.Film.equipment` of each radiograph.
+            sides: ``equipment`` of each :class:`~spider_bundle.dicom.film.Film`.
 
         Returns:
             Number of the rule from 1, or None, and the overrides of the study.

@@ -135,7 +135,7 @@ class AuditLog:
 
     Args:
         folder: Output folder; the log goes to ``audit/run-<number>.jsonl`` below it.
-        settings: What the run was told; it must name no patient and no path.
+        settings: Settings of the run; they name no patient and no path.
 
     Attributes:
         run: Number of the run, from 1.

@@ -380,7 +380,7 @@ class _Run:
         )
 
     def _record(self, entry: Entry, rule: int | None = None) -> None:
-        # the audit log first: killed in between, the study is taken and told again
+        # the audit log first: killed in between, the study is taken and recorded again
         self._audit.study(entry, rule)
         self._manifest.add(entry)
         self._has_news = True

@@ -161,7 +161,7 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
 
 
 def load_pipeline(settings: WorkerSettings) -> tuple[Ready | StartFailed, Pipeline | None]:
-    """Load the network; return what is to be told, and the stages unless it failed."""
+    """Load the network; return how that went, and the stages unless it failed."""
     try:
         return Ready(), (settings.pipeline or InferencePipeline)(settings)
     except Exception as error:

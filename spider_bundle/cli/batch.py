@@ -162,8 +162,8 @@ def batch(
             lines, outcome = [], run_batch(options)
     for line in lines:
         typer.echo(line)
-    told = (f"{number} {name}" for name, number in outcome.counts.items() if number)
-    typer.echo(", ".join(told) or "no study found")
+    counts = (f"{number} {name}" for name, number in outcome.counts.items() if number)
+    typer.echo(", ".join(counts) or "no study found")
     exit_code = outcome.exit_code
     if store_to and not dry_run:
         with _without_traceback(options):
@@ -186,7 +186,7 @@ def _without_traceback(options: BatchOptions) -> Iterator[None]:
 
     try:
         yield
-    except (typer.Exit, typer.BadParameter):  # told already
+    except (typer.Exit, typer.BadParameter):  # shown already
         raise
     except Exception as error:
         end = early_end(error, options)

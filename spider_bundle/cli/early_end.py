@@ -40,7 +40,7 @@ def early_end(error: Exception, options: BatchOptions | None = None) -> EarlyEnd
     debug(error)
     if isinstance(error, OSError):
         unreadable = None
-        with suppress(Exception):  # what is to be told is the error, whatever else is broken
+        with suppress(Exception):  # the error must be shown, whatever else is broken
             unreadable = _unreadable(options) if options else None
         if unreadable:
             return EarlyEnd(unreadable)

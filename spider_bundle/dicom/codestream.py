@@ -36,7 +36,7 @@ def check_codestream(
         bits_allocated: Declared bits of a pixel.
 
     Raises:
-        ValueError: Its size differs, cannot be told, or is out of proportion.
+        ValueError: Its size differs, is unknown, or is out of proportion.
     """
     if syntax == _RLE:
         image = rows * columns * max(1, bits_allocated // 8)

@@ -85,7 +85,7 @@ def with_ratio(
     Args:
         lossy: What the header states.
         decoded_bytes: Size of the pixels.
-        encoded_bytes: Size of the pixel data; of 0 nothing can be told.
+        encoded_bytes: Size of the pixel data; with 0 the ratio stays unknown.
     """
     if lossy.ratios or encoded_bytes <= 0 or decoded_bytes <= 0:
         return lossy
