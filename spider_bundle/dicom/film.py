@@ -54,7 +54,7 @@ class Stamp:
 
     Attributes:
         size: Bytes.
-        mtime_ns: Time of its last change.
+        mtime_ns: Time of its last change before that.
         header_bytes: Number of bytes before the pixel data.
         header_sha256: Their SHA-256.
     """
@@ -219,8 +219,9 @@ def describe(
         SpiderError: E01 or E02, it is a damaged or a deflated one.
     """
     with FilmStream(path) as stream:
+        since = os.fstat(stream.fileno()).st_mtime_ns  # a change while it is parsed shows too
         dataset = stream.parse("radiograph", pixels=False)
-        stamp = Stamp.of(stream, stream.tell())
+        stamp = replace(Stamp.of(stream, stream.tell()), mtime_ns=since)
     film, *others = (
         _film(Path(path), stamp, dataset, frame, keep_identity)
         for frame in (0, *sorted(set(frames) - {0}))

@@ -5,6 +5,7 @@ Real files hold malformed values everywhere, so a value that does not parse coun
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
@@ -103,7 +104,10 @@ class FilmStream(io.BufferedReader):
     """
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(io.FileIO(path))
+        try:
+            super().__init__(io.FileIO(path))
+        except ValueError:  # a path with a null character
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
         self._left = MAXIMUM_READS
         self._size = os.fstat(self.fileno()).st_size
         try:

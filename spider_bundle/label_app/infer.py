@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
+import torch
 from fastapi import HTTPException
 from monai.transforms import SaveImaged
 from monailabel.interfaces.tasks.infer_v2 import InferType
@@ -101,6 +102,8 @@ class RadiographInferTask(BundleInferTask):
         """Run the network and note the time it took, for the report."""
         start = time.perf_counter()
         done: dict[str, Any] = super().run_inferer(data, convert_to_batch, device)
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
         done["image"].meta["network_seconds"] = time.perf_counter() - start
         return done
 

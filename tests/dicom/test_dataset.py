@@ -22,7 +22,11 @@ from monai.engines import SupervisedEvaluator
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.dataset import StudyDataset
+from spider_bundle.dicom.header import FilmStream
+from spider_bundle.dicom.load import load_radiographs
+from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.errors import SpiderError
 from spider_bundle.inferers import StudyIteration
 from spider_bundle.outputs.study import write_refusals
 
@@ -227,6 +231,25 @@ def test_a_file_exchanged_between_check_and_read_is_noticed(tmp_path: Path, exch
     assert (found["code"], found["role"]) == ("E01", "frontal")
     if exchange in ("by another film", "pixels"):
         assert found["message"] == "the file was changed after it was checked"
+
+
+def test_a_file_that_changes_while_its_header_is_read_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frontal, lateral = write_demo_pair(tmp_path / "x", shape=(160, 160), pitch=1.8)
+    parse = FilmStream.parse
+
+    def parse_and_change(stream: FilmStream, role: str, *, pixels: bool) -> pydicom.Dataset:
+        dataset = parse(stream, role, pixels=pixels)
+        times = frontal.stat()
+        os.utime(frontal, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+        return dataset
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FilmStream, "parse", parse_and_change)
+        pair = describe_pair([frontal, lateral])
+    with pytest.raises(SpiderError, match="the file was changed after it was checked"):
+        load_radiographs(pair)
 
 
 def test_an_old_result_of_a_refused_study_is_said(

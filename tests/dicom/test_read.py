@@ -251,8 +251,9 @@ def test_e01(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "text"
     path.write_text("no DICOM")
     assert errors(path) == {"E01"}
-    with pytest.raises(SpiderError, match="E01"):
-        read_pair(tmp_path / "absent", path)
+    for absent in (tmp_path / "absent", "a\0b"):
+        with pytest.raises(SpiderError, match="E01"):
+            read_pair(absent, path)
     assert errors(write(SOPClassUID="1.2.840.10008.5.1.4.1.1.2")) == {"E01"}
     capture = write(cr=True, SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
     assert errors(capture) == {"E01"}
