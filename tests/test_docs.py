@@ -172,7 +172,7 @@ def test_options_exist(page: Path) -> None:
             allowed = spider_options()
         elif "monai.bundle" in code:
             allowed = bundle_options()
-        elif script := re.search(r"benchmarks\.(\w+)", code):
+        elif script := re.search(r"-m benchmarks\.(\w+)", code):
             source = (ROOT / f"benchmarks/{script[1]}.py").read_text(encoding="utf-8")
             allowed = set(re.findall(r'add_argument\("--([\w-]+)"', source))
         else:
