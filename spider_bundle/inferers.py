@@ -73,7 +73,7 @@ def predict(
 
 
 class StudyIteration:
-    """Run the network on one study; ``iteration_update`` of an evaluator.
+    """Run the network on studies one by one; ``iteration_update`` of an evaluator.
 
     The data loader hands items on without collation, which would refuse the provenance in the
     image's meta, and the evaluator does not decollate.
@@ -94,26 +94,33 @@ class StudyIteration:
     def __call__(
         self, engine: SupervisedEvaluator, batch: Sequence[Mapping[Hashable, Any]]
     ) -> list[dict[str, Any]]:
-        """Return ``pred`` ``(K + 1, X, Y, Z)`` for the one item, nothing if it was refused.
+        """Return ``pred`` ``(K + 1, X, Y, Z)`` for each item that was not refused.
 
         Args:
-            engine: Its network, inferer and device are used.
-            batch: One item, see :func:`predict`.
+            engine: Its network, inferer and device are used; its batch keeps those items only.
+            batch: Items, see :func:`predict`.
         """
-        (item,) = batch
-        engine.state.output = [{}]
-        if REFUSED in item:
-            if self.dataset is not None and self.write_refusals is not None:
-                self.dataset.refuse(item[REFUSED])
-                self.write_refusals(refused=self.dataset.refused)
-            return [{}]
+        items = [item for item in batch if REFUSED not in item]
+        for item in batch:
+            if REFUSED in item:
+                self._refuse(item[REFUSED])
+        engine.state.batch, engine.state.output = items, []
+        if not items:
+            return []
         with engine.mode(engine.network):
-            prediction = predict(item, engine.network, engine.inferer, engine.state.device)
-        engine.state.output = [{"pred": prediction}]
+            engine.state.output = [
+                {"pred": predict(item, engine.network, engine.inferer, engine.state.device)}
+                for item in items
+            ]
         engine.fire_event(IterationEvents.FORWARD_COMPLETED)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         output: list[dict[str, Any]] = engine.state.output
         return output
+
+    def _refuse(self, refused: Mapping[str, Any]) -> None:
+        if self.dataset is not None and self.write_refusals is not None:
+            self.dataset.refuse(refused)
+            self.write_refusals(refused=self.dataset.refused)
 
 
 class VolumeInferer(Inferer):

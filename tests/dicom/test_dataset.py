@@ -139,10 +139,12 @@ def test_what_was_noticed_is_logged(night: Path, caplog: pytest.LogCaptureFixtur
     assert "1 files that are not DICOM" in caplog.text
 
 
-@pytest.mark.parametrize("processes", [0, 2])
-@pytest.mark.parametrize("with_good", [True, False])
+@pytest.mark.parametrize(
+    ("with_good", "processes", "batch_size"),
+    [(True, 0, 1), (True, 2, 1), (False, 0, 1), (False, 2, 1), (True, 0, 2)],
+)
 def test_refusals_that_need_pixels_reach_the_main_process(
-    night: Path, tmp_path: Path, processes: int, with_good: bool
+    night: Path, tmp_path: Path, with_good: bool, processes: int, batch_size: int
 ) -> None:
     if not with_good:
         shutil.rmtree(night / "ward 1")
@@ -161,7 +163,7 @@ def test_refusals_that_need_pixels_reach_the_main_process(
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(
-            dataset, batch_size=1, num_workers=processes, collate_fn=no_collation
+            dataset, batch_size=batch_size, num_workers=processes, collate_fn=no_collation
         ),
         network=torch.nn.Identity(),
         inferer=lambda inputs, _: inputs,
