@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -15,9 +16,12 @@ from monai.inferers import Inferer
 from torch import nn
 
 from spider_bundle.dicom.dataset import REFUSED, StudyDataset
+from spider_bundle.errors import Code, line
 from spider_bundle.geometry import Grid
 from spider_bundle.networks import SPIDER
 from spider_bundle.precision import autocast
+
+_log = logging.getLogger(__name__)
 
 
 class PointInferer(Inferer):
@@ -120,7 +124,12 @@ class StudyIteration:
     def _refuse(self, refused: Mapping[str, Any]) -> None:
         if self.dataset is not None and self.write_refusals is not None:
             self.dataset.refuse(refused)
-            self.write_refusals(refused=self.dataset.refused)
+            try:
+                self.write_refusals(refused=self.dataset.refused)
+            except OSError as error:  # its text names the file; the run writes them once more
+                why = error.strerror or type(error).__name__
+                text = f"the list of refusals could not be written: {why}"
+                _log.error("%s", line(Code.WRITE_FAILED, text))
 
 
 class VolumeInferer(Inferer):

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydicom
@@ -175,6 +176,21 @@ def test_refusals_that_need_pixels_reach_the_main_process(
     assert written == [["E06"], ["E06", "E02"]]
     assert [len(provenance.views) for provenance in read] == [2] * with_good
     assert (len(dataset), dataset.unusable) == (1 + with_good, 1)
+
+
+def test_a_list_of_refusals_that_cannot_be_written_takes_no_study_down(
+    night: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(**_: Any) -> None:
+        raise OSError(28, "No space left on device", "/films/Doe_Jane")
+
+    dataset = StudyDataset(night, BiplanarRadiographsd())
+    iterate = StudyIteration(dataset, fail)
+    refused = next(item for item in map(dataset.__getitem__, range(2)) if "refused" in item)
+    assert iterate(SimpleNamespace(state=SimpleNamespace()), [refused]) == []
+    assert dataset.unusable == 1
+    assert "R01" in caplog.text
+    assert "Doe" not in caplog.text
 
 
 def errors_of(refused: Sequence[Mapping[str, Any]]) -> list[str]:
