@@ -41,7 +41,7 @@ def test_half_precision_round_trip(tmp_path: Path) -> None:
 
 
 def test_half_files_have_half_the_size(tmp_path: Path) -> None:
-    net = SPIDER(code="hash", code_options={"levels": 2, "log2_table": 14})
+    net = SPIDER()
     for name, half in (("half.pt", True), ("full.pt", False)):
         save_weights(net.state_dict(), tmp_path / name, half=half)
     parameters = sum(p.numel() for p in net.parameters())

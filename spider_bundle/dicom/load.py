@@ -208,10 +208,13 @@ def load_radiograph(side: PairedFilm) -> Radiograph:
 
 def lossy_compression(film: Film, dataset: pydicom.Dataset) -> LossyCompression | None:
     """Return the lossy compression of a film, with the ratio that its pixel data have."""
-    encoded = dataset.get("PixelData")
-    if film.lossy is None or not film.is_lossy_syntax or not isinstance(encoded, bytes):
+    if film.lossy is None or not film.is_lossy_syntax:
         return film.lossy
-    return with_ratio(film.lossy, film.decoded_bytes, len(encoded))
+    try:
+        encoded = dataset.get("PixelData")
+    except Exception:  # malformed, which is found when it is decoded
+        return film.lossy
+    return with_ratio(film.lossy, film.decoded_bytes, len(encoded) if encoded else 0)
 
 
 def _read(film: Film, role: str) -> pydicom.Dataset:

@@ -108,7 +108,7 @@ def test_a_pair_arrives_byte_for_byte_and_a_batch_can_take_it(
     (tmp_path / "workspace").mkdir()
     found = StudyFinder(spool, tmp_path / "workspace", KEY).find()
     assert [job.study_key for job in found.jobs] == [key]
-    assert {found.jobs[0].frontal, found.jobs[0].lateral} == set(paths)
+    assert set(found.jobs[0].paths) == set(paths)
     assert not found.refusals
 
 
