@@ -78,17 +78,12 @@ class Sandbox:
         if stop is not None and stop():
             raise CallStopped
         if self._connection is None:
-            self._start()
+            self._start(stop)
         try:
             self._connection.send((function, arguments))
-            end = time.monotonic() + seconds
-            while not self._connection.poll(min(_POLL_SECONDS, max(end - time.monotonic(), 0.0))):
-                if stop is not None and stop():
-                    self.close()
-                    raise CallStopped
-                if time.monotonic() >= end:
-                    self.close()
-                    raise CallError(f"it took longer than {seconds:g} s")
+            if not self._answers(seconds, stop):
+                self.close()
+                raise CallError(f"it took longer than {seconds:g} s")
             answer, error = self._connection.recv()
         except (EOFError, OSError):
             self.close()
@@ -102,7 +97,22 @@ class Sandbox:
         self._end()
         self._connection = None
 
-    def _start(self) -> None:
+    def _answers(self, seconds: float, stop: Callable[[], bool] | None) -> bool:
+        """Wait for the process and return whether it has said something in time.
+
+        Raises:
+            CallStopped: `stop` returned true before.
+        """
+        end = time.monotonic() + seconds
+        while not self._connection.poll(min(_POLL_SECONDS, max(end - time.monotonic(), 0.0))):
+            if stop is not None and stop():
+                self.close()
+                raise CallStopped
+            if time.monotonic() >= end:
+                return False
+        return True
+
+    def _start(self, stop: Callable[[], bool] | None) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         arguments = (theirs, self._modules, self._memory)
@@ -112,12 +122,14 @@ class Sandbox:
         # who forgets to close must not wait for it at exit: it does not hear that it should end
         self._end = weakref.finalize(self, _kill, process, self._connection)
         try:
-            if self._connection.poll(_START_SECONDS):
+            if self._answers(_START_SECONDS, stop):
                 self._connection.recv()
                 return
         except (EOFError, OSError):
             pass
         self.close()
+        if stop is not None and stop():  # the signal reached the process before it was isolated
+            raise CallStopped
         raise SpiderError(Code.RUN_FAILED, "the process that reads headers could not start")
 
 

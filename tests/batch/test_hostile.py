@@ -21,6 +21,7 @@ from spider_bundle.batch.finder import Found, StudyFinder
 from spider_bundle.batch.sandbox import CallError, CallStopped, Sandbox
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from spider_bundle.errors import SpiderError
 from tests.batch import readers
 
 Spool = Callable[..., Path]
@@ -93,6 +94,19 @@ def test_call_is_stopped_on_request(sandbox: Sandbox) -> None:
     with pytest.raises(CallStopped):
         sandbox.call(time.sleep, 600.0, seconds=600.0, stop=lambda: next(answers))
     assert sandbox.call(divmod, 7, 2, seconds=60.0, stop=lambda: False) == (3, 1)
+
+
+def test_signal_that_ends_the_sandbox_while_it_starts_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A service manager, or a terminal, signals all processes of a batch at once."""
+    dying = Sandbox(["tests.batch.absent"])
+    with pytest.raises(SpiderError, match="R02"):
+        dying.call(divmod, 7, 2, seconds=60.0, stop=lambda: False)
+    monkeypatch.setattr("spider_bundle.batch.sandbox._POLL_SECONDS", 60.0)  # seen dead, then asked
+    answers = iter([False, True])
+    with pytest.raises(CallStopped):
+        dying.call(divmod, 7, 2, seconds=60.0, stop=lambda: next(answers))
 
 
 def test_forgotten_sandbox_does_not_keep_its_process(tmp_path: Path) -> None:
