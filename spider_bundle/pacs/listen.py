@@ -118,6 +118,8 @@ class ListenOptions(BaseModel):
     def __repr__(self) -> str:
         return f"ListenOptions({self.ae_title})"
 
+    __str__ = __repr__  # pydantic's would show the key
+
 
 class _RefusedError(Exception):
     """An object that is not stored; carries the status for its sender."""

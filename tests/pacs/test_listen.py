@@ -350,6 +350,12 @@ def test_no_identity_in_names_or_logs(
     assert all(PLANTED.encode() in path.read_bytes() for path in stored(spool))
 
 
+def test_options_do_not_show_the_key(spool: Path) -> None:
+    options = ListenOptions(spool=spool, allow_any=True, key=KEY)
+    for text in (repr(options), str(options), f"{options}"):
+        assert KEY not in text
+
+
 def test_an_unfinished_file_is_no_dicom_file_and_is_cleared(
     pair: Pair, listening: Listening, spool: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
