@@ -66,7 +66,8 @@ def read_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     if not isinstance(values, Mapping):
         raise ValueError(f"{SECTION} is no mapping")
     try:
-        return Settings.model_validate(dict(values))
+        # an entry that is left blank has the default
+        return Settings.model_validate({k: v for k, v in values.items() if v is not None})
     except ValidationError as error:
         raise ValueError(f"{SECTION}: {validation_message(error)}") from None
 

@@ -31,6 +31,8 @@ def test_container_names_its_settings(tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text("reconstruction: {spacing: 1.0, overrides: {sod: 990}}\n", encoding="utf-8")
     monkeypatch.setenv(CONFIG_VARIABLE, str(path))
     assert read_settings() == Settings(spacing=1.0, overrides={"sod": 990})
+    path.write_text("reconstruction:\n  device:\n  overrides:\n  shape: 64\n", encoding="utf-8")
+    assert read_settings() == Settings(shape=64)
     path.write_text("application: {title: another}\n", encoding="utf-8")
     assert read_settings() == Settings()
 
