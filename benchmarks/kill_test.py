@@ -27,8 +27,8 @@ import numpy as np
 import pydicom
 
 from spider_bundle.batch.records import MANIFEST_FILE, Manifest, State, read_lines
-from spider_bundle.batch.runner import is_whole
 from spider_bundle.demo import write_demo_pair
+from spider_bundle.outputs.study import is_whole
 from spider_bundle.phantom import HeadPhantom
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spider_bundle.dicom.film import Stamp
 from spider_bundle.dicom.pair import FilmPair
 from spider_bundle.dicom.studies import study_key
 
@@ -43,6 +44,11 @@ class Job:
         assert frontal is not None  # an unreadable film makes no job
         assert lateral is not None
         return frontal.path, lateral.path
+
+    @property
+    def stamps(self) -> list[Stamp]:
+        """Return what the two files were like when they were checked."""
+        return [side.film.stamp for side in self.pair.sides if side.film is not None]
 
     def fingerprint(self, settings: str) -> str:
         """Return a hash of all that the result depends on: settings of the run, and the study."""

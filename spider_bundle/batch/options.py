@@ -64,7 +64,7 @@ class BatchOptions:
         html: Also write each report as a page, and an index page.
         keep_identity: DICOM results for the patient and study themselves.
         config_files: Configs layered on top of ``configs/inference.json``.
-        config: Values of the inference config by id, such as arguments of the writer.
+        config: Values of the inference config by id.
         bundle_root: See :func:`spider_bundle.bundle.bundle_root`.
         cluster: Ray cluster for the workers; this machine if not given.
         pipeline: In place of the network, for tests; see

@@ -6,7 +6,6 @@ command: studies that are done under the same settings, with their results whole
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -48,10 +47,8 @@ from spider_bundle.batch.sandbox import CallStopped
 from spider_bundle.batch.stop import StopRequest
 from spider_bundle.batch.worker import StudyDone
 from spider_bundle.errors import Code, Severity, SpiderError, line
-from spider_bundle.files import file_sha256
 from spider_bundle.outputs.html_report import IndexEntry, write_index
-from spider_bundle.outputs.report import REPORT_FILE
-from spider_bundle.outputs.study import remove_partial_studies, write_refusals
+from spider_bundle.outputs.study import is_whole, remove_partial_studies, write_refusals
 
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
@@ -111,16 +108,6 @@ def plan_batch(options: BatchOptions) -> Plan:
         skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
         jobs = [job for job in found.jobs if job not in skipped][: options.limit]
     return Plan(jobs, skipped, found.refusals)
-
-
-def is_whole(output: Path, study_key: str) -> bool:
-    """Whether a study's folder holds all that its report lists, byte for byte."""
-    folder = output / study_key
-    try:
-        report = json.loads((folder / REPORT_FILE).read_bytes())
-        return all(file_sha256(folder / f["name"]) == f["sha256"] for f in report["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 class _Run:
@@ -221,8 +208,8 @@ class _Run:
         try:
             found = self._finder.find(files)
         except CallStopped:
-            self._outcome.is_stopped = True
-            self._outcome.is_search_cut = not self._options.watch
+            if not self._options.watch:
+                self._outcome.is_stopped = self._outcome.is_search_cut = True
             return False
         if not self._options.watch:
             self._log_found(found)
@@ -252,7 +239,7 @@ class _Run:
         """Return the studies to reconstruct; others are done, or were taken as they are."""
         new: list[Job] = []
         for job in jobs:
-            if job in (self._taken.get(job.study_key), self._skipped.get(job.study_key)):
+            if job == self._skipped.get(job.study_key) or self._is_taken(job):
                 continue
             if _is_done(self._output, self._manifest, job, self._fingerprint):
                 self._skipped[job.study_key] = job
@@ -265,6 +252,13 @@ class _Run:
             self._outcome.left += len(new[room:])
             new = new[:room]
         return new
+
+    def _is_taken(self, job: Job) -> bool:
+        """Return whether a study was taken as it is; one refused with older stamps may read now."""
+        taken = self._taken.get(job.study_key)
+        if taken is None or taken != job:
+            return False
+        return job.study_key not in self._refused or taken.stamps == job.stamps
 
     def _reconstruct(self, jobs: Sequence[Job], needed: Sequence[Path]) -> None:
         """Reconstruct studies, and release archives when their studies have ended.

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from spider_bundle.files import atomic_path, sync, sync_tree
+from spider_bundle.files import atomic_path, file_sha256, sync, sync_tree
 from spider_bundle.outputs.dicom_ct import write_ct_series
 from spider_bundle.outputs.dicom_seg import write_segmentation
 from spider_bundle.outputs.html_report import HTML_FILE, report_page, write_page
@@ -195,6 +195,16 @@ def write_study(
             write_page(folder / HTML_FILE, report_page(listed.to_json(), preview))
         write_report(folder / REPORT_FILE, report.with_files(describe_files(folder)))
     return Path(out, result.study_key)
+
+
+def is_whole(out: str | os.PathLike[str], study_key: str) -> bool:
+    """Return whether a study's folder holds all that its report lists, byte for byte."""
+    folder = Path(out, study_key)
+    try:
+        report = json.loads((folder / REPORT_FILE).read_bytes())
+        return all(file_sha256(folder / f["name"]) == f["sha256"] for f in report["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def write_refusals(out: str | os.PathLike[str], refused: Sequence[Mapping[str, Any]]) -> Path:

@@ -86,6 +86,18 @@ class Announcing(StandIn):
         return super().reconstruct(item)
 
 
+class Careful(StandIn):
+    """Refuses films that have been touched since they were checked, as the real reader does."""
+
+    def read(self, job: Job) -> dict[str, Any]:
+        for path, stamp in zip(job.paths, job.stamps, strict=True):
+            with path.open("rb") as stream:
+                if not stamp.fits(stream):
+                    raise SpiderError(Code.NOT_A_RADIOGRAPH, role="frontal")
+        (self._output / f"read-{job.study_key}").touch()
+        return super().read(job)
+
+
 class Fragile(StandIn):
     """Its second start fails, and some studies spoil the process for all that come later.
 

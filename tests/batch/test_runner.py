@@ -25,15 +25,16 @@ from spider_bundle.batch.finder import Found, StudyFinder
 from spider_bundle.batch.options import BatchOptions, worker_count, worker_settings
 from spider_bundle.batch.outcome import Outcome
 from spider_bundle.batch.records import MANIFEST_FILE, Manifest, read_lines
-from spider_bundle.batch.runner import is_whole, plan_batch, run_batch
+from spider_bundle.batch.runner import plan_batch, run_batch
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
+from spider_bundle.outputs.study import is_whole
 from tests.batch import readers
 from tests.batch.conftest import TINY, contents, strays
-from tests.batch.pipelines import RESULT, Announcing, Broken, Fragile, StandIn, StillBorn
+from tests.batch.pipelines import RESULT, Announcing, Broken, Careful, Fragile, StandIn, StillBorn
 
 Spool = Callable[..., Path]
 
@@ -578,6 +579,23 @@ def test_watch_takes_a_done_study_again_when_it_was_replaced(spool: Spool, tmp_p
     assert (outcome.done, outcome.skipped, outcome.exit_code) == (1, 1, 0)
     result = (output / key_of("s0") / RESULT).read_text()
     assert result == file_sha256(source / "s0" / "frontal.dcm")
+
+
+@pytest.mark.slow
+def test_watch_takes_a_study_again_that_was_touched_before_it_was_read(
+    spool: Spool, tmp_path: Path
+) -> None:
+    source, output = spool(2), tmp_path / "out"
+    behave(tmp_path, seconds=2.0)
+
+    def touch() -> None:
+        wait_for((output / f"read-{key_of('s0')}").exists)
+        os.utime(source / "s1" / "frontal.dcm")
+        wait_for(lambda: len(lines(output, "s1")) == 2)
+
+    outcome = watched(source, output, touch, pipeline=Careful, jobs=1)
+    assert lines(output, "s1") == [("refused", ["E01"]), ("done", [])]
+    assert (outcome.done, outcome.refused, outcome.exit_code) == (2, 0, 0)
 
 
 @pytest.mark.slow
