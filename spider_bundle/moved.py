@@ -10,6 +10,8 @@ from types import MappingProxyType
 #: Present place of each module of release 0.5 that has moved; what is inside moved with it.
 MOVED: Mapping[str, str] = MappingProxyType(
     {
+        "spider_bundle.batch.codes": "spider_bundle.errors",
+        "spider_bundle.batch.machine": "spider_bundle.resources",
         "spider_bundle.cases.rejections": "spider_bundle.errors",
         "spider_bundle.cases.sheet": "spider_bundle.cases.contact_sheet",
         "spider_bundle.evaluation.back_projection": "spider_bundle.evaluation.baselines",
@@ -31,6 +33,7 @@ MOVED: Mapping[str, str] = MappingProxyType(
         "spider_bundle.outputs.refusals": "spider_bundle.outputs.study",
         "spider_bundle.outputs.result": "spider_bundle.reconstructor",
         "spider_bundle.outputs.schema": "spider_bundle.outputs.report",
+        "spider_bundle.pacs.codes": "spider_bundle.errors",
         "spider_bundle.radiographs": "spider_bundle.dicom",
         "spider_bundle.schedules": "spider_bundle.training.schedules",
     }

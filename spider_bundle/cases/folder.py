@@ -109,10 +109,10 @@ def prepare_folder(
     """Prepare every scan below a folder.
 
     Args:
-        folder: Any tree of DICOM series and NIfTI files.
+        folder: Any tree of DICOM series and volumes (see :func:`~.scan.find_scans`).
         output: Folder for the results; may lie below ``folder`` and is then not searched.
         options: See :class:`PrepareOptions`.
-        isocentres: LPS mm in the space of a scan, by its path below the folder (a NIfTI file, or
+        isocentres: LPS mm in the space of a scan, by its path below the folder (a volume, or
             the folder of a series), by its SeriesInstanceUID or by its case id.
         progress: Show a progress bar.
         isolated: Prepare in a child process, so that a file that crashes a decoder costs no scan
