@@ -57,7 +57,7 @@ class PrepareOptions(BaseModel):
         size: Side of the cube, mm.
         validation_share: Share of the patients that validate, 0 to 1.
         contours: Name of the mandible's segmentation (see :func:`~.scan.find_scans`).
-        patient_pattern: Regular expression of the patient in NIfTI paths.
+        patient_pattern: Regular expression of the patient in the paths of volumes.
         key: Secret of the site for all hashes.
     """
 

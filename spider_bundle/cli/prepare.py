@@ -37,7 +37,7 @@ def prepare(
         typer.Option(help="Stated isocentres, JSON or CSV.", exists=True, dir_okay=False),
     ] = None,
     patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression of the patient in the path of NIfTI files.")
+        str, typer.Option(help="Regular expression of the patient in the path of volumes.")
     ] = "",
 ) -> None:
     """Prepare every CT scan below a folder as a head case for training and evaluation.
