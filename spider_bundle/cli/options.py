@@ -12,7 +12,13 @@ from spider_bundle.cli.ends import shown
 Spacing = Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)]
 Shape = Annotated[int, typer.Option(help="Voxels along each axis.", min=8, max=512)]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")]
-Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32, bfloat16, or auto: bfloat16 on GPUs that compute in it and on CPUs with AMX, "
+        "float32 elsewhere."
+    ),
+]
 Weights = Annotated[
     Path | None,
     typer.Option(help="Weights instead of the bundle's.", exists=True, dir_okay=False),
