@@ -214,7 +214,8 @@ def lossy_compression(film: Film, dataset: pydicom.Dataset) -> LossyCompression 
         encoded = dataset.get("PixelData")
     except Exception:  # malformed, which is found when it is decoded
         return film.lossy
-    return with_ratio(film.lossy, film.decoded_bytes, len(encoded) if encoded else 0)
+    length = len(encoded) if isinstance(encoded, bytes) else 0
+    return with_ratio(film.lossy, film.decoded_bytes, length)
 
 
 def _read(film: Film, role: str) -> pydicom.Dataset:

@@ -129,6 +129,18 @@ def test_what_a_radiograph_says(
         assert found == (None if wanted is None else LossyCompression(*wanted))
 
 
+@pytest.mark.parametrize(
+    ("representation", "value"), [("US", 5), ("SQ", [pydicom.Dataset()]), ("LO", "text")]
+)
+def test_pixel_data_that_are_none_tell_no_ratio(
+    representation: str, value: object, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    film = describe(radiograph(pair, tmp_path, JPEG_BASELINE))
+    dataset = pydicom.Dataset()
+    dataset.add_new("PixelData", representation, value)
+    assert lossy_compression(film, dataset) == LossyCompression(("ISO_10918_1",), ())
+
+
 def lossy_of(paths: Sequence[Path]) -> LossyCompression | None:
     return combined(lossy_compression(describe(path), pydicom.dcmread(path)) for path in paths)
 
