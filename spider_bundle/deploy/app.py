@@ -12,7 +12,6 @@ from typing import Any
 from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application, RuntimeEnv, parse_args
 
-from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED
 from spider_bundle.deploy.operators import (
     RESULTS,
     STUDIES,
@@ -22,6 +21,7 @@ from spider_bundle.deploy.operators import (
 )
 from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
 from spider_bundle.errors import Code, line, root_cause
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 from spider_bundle.logs import is_debugging
 from spider_bundle.reconstructor import Reconstructor
 
