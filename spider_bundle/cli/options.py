@@ -15,8 +15,8 @@ Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not give
 Precision = Annotated[
     str,
     typer.Option(
-        help="float32, bfloat16, or auto: bfloat16 on GPUs that compute in it and on CPUs with AMX, "
-        "float32 elsewhere."
+        help="float32, bfloat16, or auto: bfloat16 on GPUs that compute in it and on CPUs with "
+        "AMX, float32 elsewhere."
     ),
 ]
 Weights = Annotated[
