@@ -239,6 +239,10 @@ class WorkerPool:
                 done += self._on_death(slot)
             else:
                 done += self._on_message(slot, message)
+        is_starting = bool(self._slots) and not self._is_any_ready()
+        starting_for = time.monotonic() - self._starting_since
+        if is_starting and not done and starting_for > self._backend.start_seconds:
+            raise self._backend.late
         return done
 
     def close(self) -> None:
@@ -249,10 +253,8 @@ class WorkerPool:
 
     def _start_workers(self) -> None:
         wanted = min(self._size, self.waiting + self.running)
-        if not self._slots or any(slot.is_ready for slot in self._slots):
+        if not self._slots or self._is_any_ready():
             self._starting_since = time.monotonic()
-        elif time.monotonic() - self._starting_since > self._backend.start_seconds:
-            raise self._backend.late
         while len(self._slots) < wanted and time.monotonic() >= self._next_start:
             try:
                 self._slots.append(_Slot(self._backend.start_worker(), self._failed_starts))
@@ -329,12 +331,15 @@ class WorkerPool:
             SpiderError: R02, there is no use in trying again.
         """
         self._failed_starts = max(self._failed_starts, before + 1)
-        is_alone = not any(slot.is_ready for slot in self._slots)
+        is_alone = not self._is_any_ready()
         if not self._has_started or (is_alone and self._failed_starts >= _STARTS):
             raise SpiderError(Code.RUN_FAILED, f"the worker could not start ({reason})")
         pause = _PAUSE_SECONDS * 2 ** min(self._failed_starts - 1, _DOUBLINGS)
         self._next_start = time.monotonic() + pause
         _log.warning("a worker could not start (%s); tried again in %g s", reason, pause)
+
+    def _is_any_ready(self) -> bool:
+        return any(slot.is_ready for slot in self._slots)
 
     def _remove(self, slot: _Slot) -> None:
         self._slots.remove(slot)

@@ -259,6 +259,21 @@ def test_worker_that_takes_too_long_to_start_ends_the_batch(clock: list[float]) 
         pool.poll()
 
 
+def test_worker_that_starts_while_nobody_looks_is_not_late(clock: list[float]) -> None:
+    """The only other one is lost with the last study, and the next comes much later."""
+    first, slow = ScriptedWorker(), ScriptedWorker([])
+    pool = started(2, "ab", first, slow)
+    first.script = [done("a")]
+    assert polls(pool) == {"a": DONE}
+    clock[0] += 2 * LIMIT
+    assert polls(pool, 1) == {"b": failed("R05")}
+    clock[0] += 2 * 600.0
+    slow.script = [Ready()]
+    pool.submit(*jobs("c"))
+    assert polls(pool) == {}
+    assert slow.studies == ["c"]
+
+
 def test_starts_that_fail_together_count_as_one() -> None:
     """As when a GPU is gone for a moment and all workers die of it."""
     old = [ScriptedWorker() for _ in range(4)]
