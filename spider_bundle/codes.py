@@ -291,7 +291,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
             "install the extra that the message names, or leave the output out",
         ),
         Code.WORKER_DIED: Info(
-            "the worker process died while it had this study alone",
+            "the worker process died on this study, also when it was tried again",
             "keep the study aside and report it; check the memory of the machine",
         ),
         Code.TIME_LIMIT_EXCEEDED: Info(
