@@ -44,6 +44,21 @@ def bundle_root(explicit: str | os.PathLike[str] | None = None) -> Path:
     )
 
 
+def config_text(path: str | os.PathLike[str]) -> str:
+    """Return a path as a config value that gives just this path.
+
+    MONAI replaces ``#``, ``@::`` and ``%::`` in every text.
+    """
+    text = os.fspath(path)
+    special = set("#@%$") & set(text)
+    if not special:
+        return text
+    literal = repr(text)
+    for character in special:
+        literal = literal.replace(character, f"\\x{ord(character):02x}")
+    return f"${literal}"
+
+
 def inference_workflow(
     overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
 ) -> Any:
@@ -97,7 +112,7 @@ def _workflow(
         meta_file=str(folder / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type=kind,
-        bundle_root=str(folder),
+        bundle_root=config_text(folder),
         **dict(overrides),
     )
     workflow.initialize()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spider_bundle import bundle
+from spider_bundle.bundle import config_text, inference_workflow
 
 
 def test_the_clone_is_found(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +46,21 @@ def test_user_installation_is_found(
     monkeypatch.setattr(bundle, "__file__", str(tmp_path / "lib" / "spider_bundle" / "bundle.py"))
     monkeypatch.setattr(bundle.site, "getuserbase", lambda: str(tmp_path))
     assert bundle.bundle_root() == tmp_path / "share" / "spider_bundle"
+
+
+@pytest.mark.parametrize(
+    "name", ["ward #1", "a@::b", "%::c", 'it\'s $5 # "x" \\#', "@output_dir", "plain"]
+)
+def test_a_path_of_any_name_reaches_the_config(
+    name: str, bundle_root: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / name
+    root.mkdir()
+    (root / "configs").symlink_to(bundle_root / "configs")
+    pair = [{"image": {"frontal": config_text(root / "f"), "lateral": config_text(root / "l")}}]
+    values = {"output_dir": config_text(root / "out"), "dataset::data": pair}
+    content = inference_workflow(values, root).parser.get_parsed_content
+    assert content("output_dir") == str(root / "out")
+    assert content("weights") == str(root / "models" / "model.pt")
+    read = {"frontal": str(root / "f"), "lateral": str(root / "l")}
+    assert content("dataset::data") == [{"image": read}]

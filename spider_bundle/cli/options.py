@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spider_bundle.bundle import config_text
 from spider_bundle.cli.ends import shown
 
 Spacing = Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)]
@@ -48,8 +49,8 @@ CreateKeyFile = Annotated[
 
 
 def config_path(path: Path) -> str:
-    """Return a path as a config value; MONAI would evaluate one that starts with ``$``."""
-    return str(path.absolute())
+    """Return a path as a config value that MONAI leaves as it is."""
+    return config_text(path.absolute())
 
 
 def computation(device: str, precision: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
 
+from spider_bundle.bundle import config_text
 from spider_bundle.errors import SpiderError
 from spider_bundle.outputs.study import CT_FILE
 from spider_bundle.outputs.transforms import WriteStudyd
@@ -92,7 +93,7 @@ class RadiographInferTask(BundleInferTask):
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         """Return the bundle's reader, for the grid that the request asks for."""
-        self.bundle_config["output_dir"] = data["output_dir"]
+        self.bundle_config["output_dir"] = config_text(data["output_dir"])
         transforms: Sequence[Callable[..., Any]] = super().pre_transforms(data)
         return transforms
 
