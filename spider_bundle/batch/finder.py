@@ -19,7 +19,7 @@ from typing import Any, cast
 from spider_bundle.batch.archives import ArchiveLimits, is_archive, unpack
 from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
 from spider_bundle.batch.profile import Profile
-from spider_bundle.batch.sandbox import CallError, Sandbox
+from spider_bundle.batch.sandbox import CallError, CallStopped, Sandbox
 from spider_bundle.dicom.film import Film, NotDicomError, describe
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import pair_films
@@ -140,9 +140,15 @@ class StudyFinder:
         self._sandbox.close()
 
     def signatures(self) -> list[Signature]:
-        """Return every file of the input as it is now, and the folders that cannot be listed."""
+        """Return every file of the input as it is now, and the folders that cannot be listed.
+
+        Raises:
+            CallStopped: The search was stopped.
+        """
         seen = []
         for path in self._files():
+            if self._stop is not None and self._stop():
+                raise CallStopped
             with suppress(*_GONE):
                 seen.append(_signature(path))
         return seen

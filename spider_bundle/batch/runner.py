@@ -147,10 +147,7 @@ class _Run:
             self._progress = stack.enter_context(progress())
             self._finder = stack.enter_context(closing(self._open_finder()))
             try:
-                if self._options.watch:
-                    self._watch()
-                else:
-                    self._round(self._finder.signatures())
+                self._search()
                 self._write_summaries()
                 exit_code = outcome.exit_code
             finally:
@@ -169,6 +166,16 @@ class _Run:
         reserve = int(2 * self._options.min_free_mib * _MEBIBYTE)
         stop = self._stop.is_requested
         return _finder(self._options, workspace, self._key, self._profile, reserve, stop)
+
+    def _search(self) -> None:
+        try:
+            if self._options.watch:
+                self._watch()
+            else:
+                self._round(self._finder.signatures())
+        except CallStopped:
+            if not self._options.watch:
+                self._outcome.is_stopped = self._outcome.is_search_cut = True
 
     def _watch(self) -> None:
         """Repeat rounds over the files that are at rest, until asked to end."""
@@ -205,12 +212,7 @@ class _Run:
         """
         # an archive that still grows cannot be opened; of a study, every file counts
         files = [file for file in files if file[0] not in changing or not is_zip(Path(file[0]))]
-        try:
-            found = self._finder.find(files)
-        except CallStopped:
-            if not self._options.watch:
-                self._outcome.is_stopped = self._outcome.is_search_cut = True
-            return False
+        found = self._finder.find(files)
         if not self._options.watch:
             self._log_found(found)
             self._finder.close()  # its process has nothing more to do

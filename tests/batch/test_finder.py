@@ -22,7 +22,7 @@ from spider_bundle.batch import finder
 from spider_bundle.batch.archives import ArchiveLimits, unpack
 from spider_bundle.batch.finder import SANDBOX_MODULES, Found, StudyFinder
 from spider_bundle.batch.profile import Profile, Rule
-from spider_bundle.batch.sandbox import Sandbox
+from spider_bundle.batch.sandbox import CallStopped, Sandbox
 from spider_bundle.errors import SpiderError
 from spider_bundle.files import file_sha256
 from tests.batch import readers
@@ -57,6 +57,14 @@ def archive(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_DEF
         for name, content in members.items():
             target.writestr(name, content)
     return path
+
+
+def test_listing_of_a_large_tree_can_be_stopped(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}").touch()
+    answers = iter([False, False, True])
+    with pytest.raises(CallStopped):
+        StudyFinder(tmp_path, tmp_path, KEY, stop=lambda: next(answers)).signatures()
 
 
 def test_tree_zip_and_dicomdir_give_the_same_studies(
