@@ -28,6 +28,7 @@ from spider_bundle.logs import silenced
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs.optional_dependencies import require_extra
 from spider_bundle.outputs.report import INTENDED_USE
+from spider_bundle.projection_matrix import both_cameras as both_cameras
 
 TOLERANCE: float = 1e-3
 """Largest absolute difference from PyTorch in float32 on CPUs: logits, and intensity where 1 is the
@@ -112,7 +113,7 @@ def export_onnx(
 ) -> None:
     """Write a network, or a part of it, as an ONNX file.
 
-    Inputs and outputs are float32: ``image`` ``(B, 2, H, W)``, ``projection`` ``(B, 2, 3, 4)`` (LPS
+    Inputs and outputs are float32: ``image`` ``(B, 2, H, W)``, ``projection`` ``(B, 2, 4, 4)`` (LPS
     mm to pixels of ``image``), ``points`` ``(B, P, 3)`` (LPS mm), ``pred`` ``(B, P, K + 1)`` (label
     logits, then the normalised intensity). B and P are free, H and W are not.
 

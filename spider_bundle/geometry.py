@@ -1,9 +1,11 @@
-"""Views, their projection matrices, and output grids.
+"""Views: the only room that knows trigonometry.
 
 Everything is in patient LPS millimetres with the isocentre of the examination as the origin. A
-radiograph is described by a :class:`View`; its 3x4 matrix maps homogeneous LPS points to (column,
-row) pixel coordinates with pixel centres at integers. That matrix is all that the projector and the
-network need, so the two can never disagree about the geometry.
+radiograph is described by a :class:`View`, a pinhole, or by a
+:class:`~spider_bundle.slot_view.SlotView`; its 4x4 matrix
+(:mod:`spider_bundle.projection_matrix`) maps LPS points to (column, row) pixel coordinates with
+pixel centres at integers. That matrix is all that the projector and the network need, so the two
+can never disagree about the geometry.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from enum import StrEnum
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from spider_bundle.grid import LPS_TO_RAS as LPS_TO_RAS
 from spider_bundle.grid import FloatArray as FloatArray
@@ -181,10 +182,7 @@ class View:
 
     @property
     def matrix(self) -> FloatArray:
-        """Projection matrix of shape ``(3, 4)``, from LPS mm to homogeneous (column, row) pixels.
-
-        The scale is chosen so that the third homogeneous coordinate is the depth divided by SDD.
-        """
+        """Projection matrix of shape ``(4, 4)``, see :mod:`spider_bundle.projection_matrix`."""
         pixel_to_ray = np.stack(
             [
                 self.spacing[1] * self.column_vector,
@@ -193,7 +191,7 @@ class View:
             ],
             axis=1,
         )
-        inverse = np.linalg.inv(pixel_to_ray)
+        inverse = np.linalg.inv(pixel_to_ray)[[0, 1, 2, 2]]
         return np.concatenate([inverse, -inverse @ self.source[:, None]], axis=1)
 
     def project(self, points: npt.ArrayLike) -> FloatArray:
@@ -209,6 +207,11 @@ class View:
         homogeneous = world @ self.matrix[:, :3].T + self.matrix[:, 3]
         pixels: FloatArray = homogeneous[..., :2] / homogeneous[..., 2:]
         return pixels
+
+    def pitch_for(self, pixel_size: float) -> tuple[float, float]:
+        """Pitch at the detector of pixels of a size at the isocentre, mm, as in ``spacing``."""
+        pitch = pixel_size * self.magnification
+        return pitch, pitch
 
     def pixel_position(self, pixels: npt.ArrayLike) -> FloatArray:
         """Return positions on the detector of (column, row) pixel coordinates.
@@ -266,7 +269,8 @@ class View:
         """Return the square view in which the network sees this radiograph.
 
         It is centred on the projected isocentre, oriented by
-        :attr:`ViewPosition.canonical_orientation` (row 0 most superior), with square pixels.
+        :attr:`ViewPosition.canonical_orientation` (row 0 most superior), with square pixels. A
+        detector that is rolled about the beam is turned back in its plane.
 
         Args:
             pixel_size: Pixel size at the isocentre, mm.
@@ -281,8 +285,25 @@ class View:
             columns=bool(turned.column_vector @ columns < 0),
             rows=bool(turned.row_vector @ rows < 0),
         )
-        pitch = pixel_size * turned.magnification
-        return turned.resampled((pitch, pitch), (size, size), turned.project(np.zeros(3)))
+        pitch = turned.pitch_for(pixel_size)
+        seen = turned.resampled(pitch, (size, size), turned.project(np.zeros(3)))
+        return seen.levelled()
+
+    def levelled(self) -> View:
+        """Turn the pixel array in its plane, about its middle, until its columns run along z.
+
+        That is, along the projection of z on the detector, head or feet first as before. The view
+        itself where they do so already, and where the beam runs along z.
+        """
+        beam = self.beam
+        upright = np.array([0.0, 0.0, math.copysign(1.0, self.row_vector[2])])
+        row = upright - (upright @ beam) * beam
+        length = float(np.linalg.norm(row))
+        if length < 1e-3 or self.row_vector @ row > (1 - 1e-12) * length:
+            return self
+        column = np.cross(row, beam) / length
+        sign = math.copysign(1.0, column @ self.column_vector)
+        return replace(self, column_vector=sign * column, row_vector=row / length)
 
 
 def isocentric_view(
@@ -342,69 +363,3 @@ def isocentric_view(
 def angle_between(first: View, second: View) -> float:
     """Return the angle between the beams of two views in degrees, 0 to 180."""
     return math.degrees(math.acos(float(np.clip(first.beam @ second.beam, -1.0, 1.0))))
-
-
-def resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> FloatArray:
-    """Return the pixel transform of resizing an image edge to edge.
-
-    Multiply a projection matrix from the left by it to get the matrix of the resized image.
-
-    Args:
-        old: ``(rows, columns)`` before.
-        new: ``(rows, columns)`` after.
-
-    Returns:
-        Homogeneous (column, row) transform of shape ``(3, 3)``.
-    """
-    row, column = new[0] / old[0], new[1] / old[1]
-    return np.array([[column, 0.0, (column - 1) / 2], [0.0, row, (row - 1) / 2], [0.0, 0.0, 1.0]])
-
-
-def project_points(projection: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Project points on every view.
-
-    Args:
-        projection: Projection matrices, shape ``(B, V, 3, 4)``.
-        points: LPS mm, shape ``(B, P, 3)``.
-
-    Returns:
-        (column, row) pixel coordinates, shape ``(B, V, P, 2)``, dtype of ``points``. Points at or
-        behind the source are sent far outside the image.
-    """
-    matrix = projection.to(points)
-    # products and sums, not a matrix product: autocast must not round pixel coordinates
-    terms = matrix[:, :, None, :, :3] * points[:, None, :, None, :]
-    return dehomogenise(terms.sum(dim=-1) + matrix[:, :, None, :, 3], -1)
-
-
-def dehomogenise(homogeneous: torch.Tensor, dim: int) -> torch.Tensor:
-    """Return pixel coordinates from homogeneous ones.
-
-    Args:
-        homogeneous: Homogeneous (column, row) pixels, of size 3 along ``dim``.
-        dim: The dimension that holds them.
-
-    Returns:
-        (column, row) pixel coordinates, of size 2 along ``dim``. Points at or behind the source
-        are sent far outside the image.
-    """
-    depth = homogeneous.narrow(dim, 2, 1)
-    pixels = homogeneous.narrow(dim, 0, 2) / depth.clamp_min(1e-6)
-    return torch.where(depth > 1e-6, pixels, torch.full_like(pixels, -1e6))
-
-
-def rays(projection: torch.Tensor, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return source and direction of the rays through pixels.
-
-    Args:
-        projection: Projection matrices, shape ``(..., 3, 4)``.
-        pixels: (column, row) coordinates, shape ``(P, 2)``.
-
-    Returns:
-        Source ``(..., 3)`` and vectors from the source to the pixels on the detector
-        ``(..., P, 3)``, both LPS mm.
-    """
-    inverse = torch.linalg.inv(projection[..., :3])
-    source = -(inverse @ projection[..., 3:])[..., 0]
-    homogeneous = torch.cat([pixels, torch.ones_like(pixels[:, :1])], dim=1).to(inverse)
-    return source, torch.einsum("...ij,pj->...pi", inverse, homogeneous)

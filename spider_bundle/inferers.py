@@ -136,7 +136,7 @@ class VolumeInferer(Inferer):
     """Reconstruct whole grids from the geometry in the image's meta.
 
     The meta of the input (a MetaTensor of shape ``(B, 2, H, W)``) carries ``projection``
-    ``(B, 2, 3, 4)``, and optionally the output grid as ``spatial_shape`` ``(B, 3)`` and
+    ``(B, 2, 4, 4)``, and optionally the output grid as ``spatial_shape`` ``(B, 3)`` and
     ``original_affine`` ``(B, 4, 4)`` (RAS), which must be the same for the whole batch.
 
     Args:

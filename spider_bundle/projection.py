@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from spider_bundle.geometry import rays
+from spider_bundle.projection_matrix import both_cameras, rays
 
 # Samples of one chunk of planes. On a CPU a chunk stays in the caches, three times as fast as one
 # of 100 MB; on a GPU few large ones are better.
@@ -31,7 +31,7 @@ def project_volume(
     Args:
         attenuation: Linear attenuation in 1/mm, shape ``(B, X, Y, Z)``, index order (x, y, z).
         affine: Voxel index to LPS mm, shape ``(B, 4, 4)``.
-        projection: LPS mm to (column, row) pixels, shape ``(B, V, 3, 4)``.
+        projection: LPS mm to (column, row) pixels, shape ``(B, V, 4, 4)``, or ``(B, V, 3, 4)``.
         shape: ``(rows, columns)`` of the radiographs.
 
     Returns:
@@ -39,7 +39,7 @@ def project_volume(
     """
     rows, columns = shape
     # rays are set up in double: the source is a metre away and the matrices are nearly singular
-    to_pixels = projection.double() @ affine.double()[:, None]
+    to_pixels = both_cameras(projection).double() @ affine.double()[:, None]
     row, column = torch.meshgrid(
         torch.arange(rows, device=attenuation.device),
         torch.arange(columns, device=attenuation.device),
@@ -69,7 +69,7 @@ def _project_view(
     step = direction / direction[:, axis : axis + 1]
     length = torch.linalg.vector_norm(step @ affine[:3, :3].T, dim=1).to(volume)
     # where the ray meets plane k: start + k * slope, in grid_sample's -1..1 (y = first, x = second)
-    start = source[others] - source[axis] * step[:, others]
+    start = source[:, others] - source[:, axis : axis + 1] * step[:, others]
     scale = 2.0 / (torch.tensor(planes.shape[1:], device=volume.device, dtype=start.dtype) - 1)
     start = (start * scale - 1).flip(1).to(volume)
     slope = (step[:, others] * scale).flip(1).to(volume)

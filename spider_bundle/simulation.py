@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,143 +18,25 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, Randomizable, RandomizableTransform, Transform
 from torch.nn import functional as F
 
+from spider_bundle.acquisition import AcquisitionRanges as AcquisitionRanges
+from spider_bundle.acquisition import GeometryError as GeometryError
 from spider_bundle.dicom.image import normalise_radiograph
 from spider_bundle.geometry import (
     LPS_TO_RAS,
-    View,
-    ViewPosition,
-    isocentric_view,
-    resize_matrix,
     rotation_about,
 )
 from spider_bundle.intensity import attenuation
 from spider_bundle.projection import project_volume
+from spider_bundle.projection_matrix import resize_matrix
 
 Data = dict[Hashable, Any]
-
-
-@dataclass(frozen=True)
-class AcquisitionRanges:
-    """Ranges from which the geometry of each view is drawn, uniformly and for each view alone.
-
-    The defaults are protocol V1 of the evaluation.
-
-    Attributes:
-        sod: Distance from the source to the isocentre, mm.
-        detector_distance: SDD - SOD, mm.
-        rotation: Largest rotation about the vertical axis, degrees.
-        tilt: Largest rotation towards head or feet, degrees.
-        offset: Largest distance by which the central ray misses the isocentre, along both
-            detector axes, mm.
-        unmodelled_rotation: Largest rotation of the actual view against the assumed one about each
-            axis, degrees.
-        unmodelled_offset: Largest shift between them along each axis, mm.
-        unmodelled_sod: Largest relative error of the assumed SOD.
-    """
-
-    sod: tuple[float, float] = (750.0, 1600.0)
-    detector_distance: tuple[float, float] = (120.0, 250.0)
-    rotation: float = 4.0
-    tilt: float = 0.0
-    offset: float = 8.0
-    unmodelled_rotation: float = 0.0
-    unmodelled_offset: float = 0.0
-    unmodelled_sod: float = 0.0
-
-    def draw(
-        self, rng: np.random.RandomState, size: int, pixel_size: float
-    ) -> list[tuple[View, View]]:
-        """Draw a frontal and a lateral view.
-
-        Args:
-            rng: Source of randomness.
-            size: Rows and columns of the network's image.
-            pixel_size: Its pixel size at the isocentre, mm.
-
-        Returns:
-            For the frontal and the lateral: the assumed and the actual view, both of the network's
-            canonical image.
-        """
-        views = []
-        for choices in ((ViewPosition.AP, ViewPosition.PA), (ViewPosition.LL, ViewPosition.RL)):
-            position = choices[rng.randint(2)]
-            sod = rng.uniform(*self.sod)
-            sdd = sod + rng.uniform(*self.detector_distance)
-            turn = rotation_about(2, rng.uniform(-self.rotation, self.rotation))
-            # towards head or feet: about the horizontal axis across the beam
-            across = 0 if position.is_frontal else 1
-            turn = turn @ rotation_about(across, rng.uniform(-self.tilt, self.tilt))
-            pitch = pixel_size * sdd / sod
-            assumed = isocentric_view(
-                position,
-                sod=sod,
-                sdd=sdd,
-                spacing=(pitch, pitch),
-                shape=(size, size),
-                rotation=turn,
-                offset=tuple(rng.uniform(-self.offset, self.offset, size=2)),
-            ).canonical(pixel_size, size, position)
-            views.append((assumed, self._actual(assumed, rng)))
-        return views
-
-    def _actual(self, assumed: View, rng: np.random.RandomState) -> View:
-        """Draw the view that takes the radiograph."""
-        if not (self.unmodelled_rotation or self.unmodelled_offset or self.unmodelled_sod):
-            return assumed
-        turn = np.eye(3)
-        for axis in range(3):
-            turn = rotation_about(axis, rng.uniform(-1, 1) * self.unmodelled_rotation) @ turn
-        shift = rng.uniform(-1, 1, size=3) * self.unmodelled_offset
-        nearer = assumed.beam * assumed.sod * rng.uniform(-1, 1) * self.unmodelled_sod
-        return replace(
-            assumed,
-            source=turn @ (assumed.source + nearer) + shift,
-            centre=turn @ assumed.centre + shift,
-            column_vector=turn @ assumed.column_vector,
-            row_vector=turn @ assumed.row_vector,
-        )
-
-
-@dataclass(frozen=True)
-class GeometryError:
-    """A known error of the assumed geometry, for sensitivity tests.
-
-    Attributes:
-        sod: Relative error of the assumed SOD; the SDD is right.
-        sdd: Relative error of the assumed SDD; the SOD is right.
-        angle: Rotation of the actual lateral view about the vertical axis, degrees.
-    """
-
-    sod: float = 0.0
-    sdd: float = 0.0
-    angle: float = 0.0
-
-    def actual(self, assumed: View, lateral: bool) -> View:
-        """Return the view that takes the radiograph where ``assumed`` is assumed."""
-        beam = assumed.beam
-        shift = beam * (assumed.sod - assumed.sod / (1 + self.sod))
-        deeper = beam * (assumed.sdd / (1 + self.sdd) - assumed.sdd)
-        # the source is nearer by the error of the SOD, and the detector follows at its distance
-        view = replace(
-            assumed, source=assumed.source + shift, centre=assumed.centre + shift + deeper
-        )
-        if not lateral or not self.angle:
-            return view
-        turn = rotation_about(2, self.angle)
-        return replace(
-            view,
-            source=turn @ view.source,
-            centre=turn @ view.centre,
-            column_vector=turn @ view.column_vector,
-            row_vector=turn @ view.row_vector,
-        )
 
 
 class SimulateRadiographsd(Randomizable, Transform):
     """Draw an acquisition and project the head.
 
     Sets ``line_integrals`` ``(2, H, W)`` (frontal, lateral; dimensionless) and ``projection``
-    ``(2, 3, 4)`` (of the assumed views, LPS mm to pixels).
+    ``(2, 4, 4)`` (of the assumed views, LPS mm to pixels).
 
     Args:
         ranges: Geometry to draw from.
@@ -166,6 +47,8 @@ class SimulateRadiographsd(Randomizable, Transform):
         stride: Project only every so many pixels and interpolate; 2 loses next to nothing on
             4 mm heads and is four times faster.
         error: Error of the assumed geometry, beside what the ranges leave unmodelled.
+        world: How often, and by how many degrees about and mm along each axis at most, the world
+            is moved against the finished radiographs and the head.
     """
 
     def __init__(
@@ -176,6 +59,7 @@ class SimulateRadiographsd(Randomizable, Transform):
         seed_by_case: bool = False,
         stride: int = 1,
         error: GeometryError | Mapping[str, float] | None = None,
+        world: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
         if not isinstance(ranges, AcquisitionRanges):
             ranges = AcquisitionRanges(**(ranges or {}))
@@ -185,6 +69,7 @@ class SimulateRadiographsd(Randomizable, Transform):
         self.pixel_size = pixel_size
         self.seed_by_case = seed_by_case
         self.stride = stride
+        self.world = world
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Project ``warped_ct`` or ``ct`` in its pose."""
@@ -205,6 +90,14 @@ class SimulateRadiographsd(Randomizable, Transform):
         if self.stride > 1:
             integrals = F.interpolate(integrals, full, mode="bilinear", align_corners=False)
         out["line_integrals"] = integrals[0]
+        probability, degrees, shift = self.world
+        if probability and rng.random_sample() < probability:
+            move = np.eye(4)
+            for axis in range(3):
+                move[:3, :3] = rotation_about(axis, rng.uniform(-degrees, degrees)) @ move[:3, :3]
+            move[:3, 3] = rng.uniform(-shift, shift, size=3)
+            out["pose"] = torch.from_numpy(move) @ out["pose"]
+            assumed = assumed @ torch.from_numpy(np.linalg.inv(move))
         out["projection"] = assumed
         return out
 

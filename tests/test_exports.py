@@ -55,7 +55,7 @@ def inputs(batch: int, count: int) -> dict[str, torch.Tensor]:
     points[:, :5] *= 10
     return {
         "image": torch.rand(batch, 2, SIZE, SIZE, generator=generator),
-        "projection": torch.from_numpy(np.stack(matrices)).float().reshape(batch, 2, 3, 4),
+        "projection": torch.from_numpy(np.stack(matrices)).float().reshape(batch, 2, 4, 4),
         "points": points,
     }
 

@@ -24,11 +24,9 @@ from spider_bundle.geometry import (
     isocentric_view,
     orientation_vector,
     positioner_rotation,
-    project_points,
-    rays,
-    resize_matrix,
     rotation_about,
 )
+from spider_bundle.projection_matrix import project_points, rays, resize_matrix
 
 FloatArray = npt.NDArray[np.float64]
 AP, PA, LL, RL = ViewPosition
@@ -379,7 +377,7 @@ def test_resize_matrix_is_the_view_resampled_edge_to_edge(
     binned = position_image(fine).reshape(view.shape[0], down, view.shape[1], right, 3)
     np.testing.assert_allclose(binned.mean(axis=(1, 3)), position_image(view), atol=1e-6)
     back = resize_matrix(view.shape, old) @ resize_matrix(old, view.shape)
-    np.testing.assert_allclose(back, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(back, np.eye(4), atol=1e-12)
 
 
 @pytest.mark.parametrize(("old", "new"), [((12, 20), (36, 30)), ((32, 32), (16, 16))])
@@ -391,7 +389,9 @@ def test_resize_matrix_is_what_interpolation_does(
     image = torch.from_numpy(np.stack([column, row])[None].astype(float))
     resized = F.interpolate(image, new, mode="bilinear", align_corners=False)[0].numpy()
     interior = (slice(None), slice(2, -2), slice(2, -2))  # the border is repeated, not extended
-    homogeneous = np.stack([*resized, np.ones(new)], axis=-1) @ resize_matrix(old, new).T
+    homogeneous = (
+        np.stack([*resized, np.ones(new), np.ones(new)], axis=-1) @ resize_matrix(old, new).T
+    )
     expected = np.stack(np.meshgrid(np.arange(new[1]), np.arange(new[0])))
     np.testing.assert_allclose(homogeneous.transpose(2, 0, 1)[:2][interior], expected[interior])
 
@@ -413,6 +413,8 @@ def test_canonical_view_is_upright_centred_and_to_scale(
     assert seen.project(10 * HEAD)[1] < middle[1]
     sideways = LEFT if position.is_frontal else POSTERIOR
     assert seen.project(10 * sideways)[0] > middle[0]
+    # heights run along the columns
+    assert abs(seen.column_vector @ HEAD) < 1e-6
     # one pixel is pixel_size in the plane of the isocentre
     across, down = data.draw(st.floats(-80, 80)), data.draw(st.floats(-80, 80))
     moved = seen.project(across * seen.column_vector + down * seen.row_vector)
@@ -446,6 +448,39 @@ def test_canonical_view_does_not_depend_on_how_the_image_is_stored(
     ]
     for other in seen[1:]:
         np.testing.assert_allclose(other.matrix, seen[0].matrix, atol=1e-9)
+
+
+@pytest.mark.parametrize("roll", [-10.0, 3.0, 7.0])
+@pytest.mark.parametrize("position", ViewPosition)
+def test_canonical_view_does_not_depend_on_the_detectors_roll(
+    position: ViewPosition, roll: float
+) -> None:
+    axis = 1 if position.is_frontal else 0
+    tilt = rotation_about(1 - axis, 4.0)
+    views = [
+        isocentric_view(
+            position,
+            sod=900,
+            sdd=1150,
+            spacing=(0.4, 0.2),
+            shape=(90, 70),
+            rotation=tilt @ rotation_about(axis, degrees),
+        ).canonical(1.2, 64, position)
+        for degrees in (0.0, roll)
+    ]
+    np.testing.assert_allclose(views[1].matrix, views[0].matrix, atol=1e-9)
+
+
+def test_level_view_stays_as_it_is() -> None:
+    view = isocentric_view(
+        ViewPosition.PA,
+        sod=900,
+        sdd=1150,
+        spacing=(0.4, 0.4),
+        shape=(90, 70),
+        rotation=rotation_about(2, 7.0) @ rotation_about(0, 3.0),
+    )
+    assert view.levelled() is view
 
 
 # Torch
@@ -524,7 +559,7 @@ def test_points_at_or_behind_the_source_are_far_outside() -> None:
 def test_rays_are_the_inverse_of_projection(view: View, seed: int) -> None:
     pixels = np.random.default_rng(seed).uniform(-100, 500, size=(20, 2))
     source, direction = rays(torch.from_numpy(view.matrix), torch.from_numpy(pixels))
-    np.testing.assert_allclose(source.numpy(), view.source, atol=1e-5)
+    np.testing.assert_allclose(source.numpy() - view.source, 0, atol=1e-5)
     np.testing.assert_allclose((source + direction).numpy(), view.pixel_position(pixels), atol=1e-5)
     for part in (0.3, 1.0, 1.7):
         on_ray = (source + part * direction).numpy()
@@ -539,7 +574,7 @@ def test_rays_of_many_views_are_those_of_each() -> None:
             )
             for p in ViewPosition
         ]
-    ).reshape(2, 2, 3, 4)
+    ).reshape(2, 2, 4, 4)
     pixels = torch.tensor([[0.0, 0.0], [5.0, 3.0], [2.5, 7.0]])
     source, direction = rays(matrices, pixels)
     for i, j in np.ndindex(2, 2):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from spider_bundle import precision
-from spider_bundle.geometry import project_points
 from spider_bundle.networks.spider import nominal_projection
 from spider_bundle.precision import autocast, has_fast_bfloat16
+from spider_bundle.projection_matrix import project_points
 
 
 def product_type(setting: str) -> torch.dtype:

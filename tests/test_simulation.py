@@ -24,6 +24,7 @@ from spider_bundle.simulation import (
     ToneCurved,
     case_rng,
 )
+from spider_bundle.slot_view import SlotView
 
 FloatArray = npt.NDArray[np.float64]
 GRID = Grid.centred(4.0, 64)
@@ -62,8 +63,8 @@ def shadow_centre(image: torch.Tensor) -> FloatArray:
 
 def projected(matrix: torch.Tensor, point: npt.ArrayLike) -> FloatArray:
     """(column, row) of a world point, spelled out and not by the code under test."""
-    x, y, w = matrix.numpy() @ [*np.asarray(point), 1.0]
-    return np.array([x / w, y / w])
+    x, y, across, along = matrix.numpy() @ [*np.asarray(point), 1.0]
+    return np.array([x / across, y / along])
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,62 @@ def test_tilt_turns_the_beam_towards_head_or_feet(column: int) -> None:
     tilts = [math.degrees(math.asin(float(p[column][0].beam[2]))) for p in pairs]
     assert max(np.abs(tilts)) <= 4.0 + 1e-9
     assert np.ptp(tilts) > 0.85 * 8.0
+
+
+def test_slot_scans_share_tube_and_axis() -> None:
+    drawn = draws(AcquisitionRanges(slot=0.5), 80)
+    scans = [pair for pair in drawn if isinstance(pair[0][0], SlotView)]
+    assert 25 < len(scans) < 55
+    for (frontal, real), (lateral, _) in scans:
+        assert real is frontal
+        assert isinstance(lateral, SlotView)
+        # the axis is where the central rays cross; distances are measured from it
+        axis = np.array([frontal.source[0], lateral.source[1], 0.0])
+        assert np.abs(axis).max() <= 40
+        for view in (frontal, lateral):
+            assert 530 <= (axis - view.source) @ view.beam <= 650
+            assert 940 <= view.sdd <= 1100
+            assert view.row_vector @ [0, 0, -1] == pytest.approx(1)
+    assert max(abs(pair[0][0].source[0]) for pair in scans) > 30
+
+
+def test_common_turn_keeps_the_angle_between_the_views() -> None:
+    apart = [
+        angle_between(a, b) for (a, _), (b, _) in draws(AcquisitionRanges(rotation=0, common=9))
+    ]
+    assert apart == pytest.approx([90.0] * len(apart))
+    beams = np.array([a.beam for (a, _), _ in draws(AcquisitionRanges(rotation=0, common=9))])
+    assert np.abs(beams[:, 2]).max() > 0.1
+
+
+@pytest.mark.parametrize("ranges", [AcquisitionRanges(), AcquisitionRanges(slot=1.0)])
+def test_moved_world_shows_the_same_radiographs(ranges: AcquisitionRanges) -> None:
+    case = case_with_ball(PLACES[1])
+    still = SimulateRadiographsd(ranges, size=64, pixel_size=4.0, seed_by_case=True)(case)
+    moved = SimulateRadiographsd(
+        ranges, size=64, pixel_size=4.0, seed_by_case=True, world=(1.0, 20.0, 30.0)
+    )(case)
+    assert torch.equal(still["line_integrals"], moved["line_integrals"])
+    assert not torch.allclose(moved["pose"], still["pose"], atol=1e-3)
+    place = GRID.points()[PLACES[1]]
+    at = [(out["pose"].numpy() @ [*place, 1.0])[:3] for out in (still, moved)]
+    for view in range(2):
+        there = [
+            projected(out["projection"][view], p) for out, p in zip((still, moved), at, strict=True)
+        ]
+        np.testing.assert_allclose(there[1], there[0], atol=1e-6)
+
+
+def test_bent_heads_are_a_share_and_go_far() -> None:
+    bent = RandHeadPosed(
+        prob=1.0, rotation=2.0, shift=3.0, scale=0.0, stretch=0.0, mirror=0.0, bent=0.3
+    )
+    bent.set_random_state(seed=5)
+    poses = [bent({"pose": torch.eye(4, dtype=torch.float64)})["pose"].numpy() for _ in range(200)]
+    far = [pose for pose in poses if np.abs(pose[:3, 3]).max() > 3.0]
+    assert 35 < len(far) < 80
+    flexion = [np.degrees(np.arcsin(np.clip(pose[2, 1], -1, 1))) for pose in far]
+    assert 20 < np.abs(flexion).max() < 30
 
 
 def test_unmodelled_offset_moves_source_and_detector_together() -> None:

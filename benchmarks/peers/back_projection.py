@@ -14,8 +14,8 @@ from monai.networks.nets.basic_unet import BasicUNet, UpCat
 from torch.nn import functional as F
 
 from benchmarks.peers.volume import VolumeNetwork
-from spider_bundle.geometry import project_points
 from spider_bundle.networks.sampling import map_projection, sample_maps
+from spider_bundle.projection_matrix import project_points
 
 
 class BackProjectionUNet(VolumeNetwork):

@@ -54,6 +54,9 @@ class RandHeadPosed(RandomizableTransform):
         scale: Largest relative change of the overall size.
         stretch: Largest relative change along each axis in addition.
         mirror: Probability of mirrored anatomy (left and right swapped; no label has a side).
+        bent: Share of the moved heads that are far from straight, moved by the ranges below.
+        bent_rotation: Their largest rotations about x (flexion of the neck), y and z, degrees.
+        bent_shift: Their largest shift along each axis, mm.
     """
 
     def __init__(
@@ -64,8 +67,14 @@ class RandHeadPosed(RandomizableTransform):
         scale: float = 0.08,
         stretch: float = 0.04,
         mirror: float = 0.5,
+        bent: float = 0.0,
+        bent_rotation: Sequence[float] = (25.0, 15.0, 15.0),
+        bent_shift: float = 40.0,
     ) -> None:
         RandomizableTransform.__init__(self, prob)
+        self.bent = bent
+        self.bent_rotation = bent_rotation
+        self.bent_shift = bent_shift
         self.rotation = rotation
         self.shift = shift
         self.scale = scale
@@ -85,11 +94,14 @@ class RandHeadPosed(RandomizableTransform):
         )
         if self.R.random() < self.mirror:
             linear[0] *= -1
+        bent = bool(self.bent and self.R.random() < self.bent)
+        rotation = self.bent_rotation if bent else (self.rotation,) * 3
+        shift = self.bent_shift if bent else self.shift
         for axis in range(3):
-            linear = rotation_about(axis, uniform(-self.rotation, self.rotation)) @ linear
+            linear = rotation_about(axis, uniform(-rotation[axis], rotation[axis])) @ linear
         pose = np.eye(4)
         pose[:3, :3] = linear
-        pose[:3, 3] = uniform(-self.shift, self.shift, size=3)
+        pose[:3, 3] = uniform(-shift, shift, size=3)
         out["pose"] = torch.from_numpy(pose) @ out["pose"]
         return out
 

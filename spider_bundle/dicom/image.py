@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn import functional as F
 
 from spider_bundle.geometry import View
 
@@ -75,7 +76,7 @@ class NetworkInput:
             ``(2, size, size)``. Row 0 is the most superior; columns run towards the patient's left
             in the frontal image and towards posterior in the lateral one.
         mask: True where a pixel is usable, shape ``(2, size, size)``.
-        projection: LPS mm to (column, row) of ``image``, float64, shape ``(2, 3, 4)``.
+        projection: LPS mm to (column, row) of ``image``, float64, shape ``(2, 4, 4)``.
     """
 
     image: torch.Tensor
@@ -120,27 +121,59 @@ def resample_radiograph(
         pixels: Image, shape ``view.shape``.
         mask: True where usable, same shape.
         view: Geometry of ``pixels``.
-        target: Geometry wanted, with pixel axes parallel to those of ``view``.
+        target: Geometry wanted; its pixel axes may be turned in the plane against those of
+            ``view``.
 
     Returns:
         Image (0 where masked) and mask, both of shape ``target.shape``.
-
-    Raises:
-        ValueError: The pixel axes are not parallel.
     """
     swapped = abs(float(target.column_vector @ view.column_vector)) < 0.5
     if swapped:
         pixels, mask, view = pixels.T, mask.T, view.transposed()
+    layers = np.stack([np.where(mask, pixels, 0.0), mask]).astype(np.float32)
     if abs(float(target.column_vector @ view.column_vector)) < 1 - 1e-9:
-        raise ValueError("the pixel axes of the two views are not parallel")
-    corners = view.project(target.pixel_position([[0, 0], [c - 1 for c in target.shape[::-1]]]))
-    columns = _kernel(corners[:, 0], target.shape[1], pixels.shape[1])
-    rows = _kernel(corners[:, 1], target.shape[0], pixels.shape[0])
-    weight = mask.astype(np.float32)
-    coverage = rows @ (weight @ columns.T)
-    total = rows @ ((np.where(mask, pixels, 0.0).astype(np.float32)) @ columns.T)
+        total, coverage = _turned(layers, view, target)
+    else:
+        total, coverage = _rescaled(layers, view, target)
     usable = coverage >= 0.5
     return np.where(usable, total / np.maximum(coverage, 0.5), 0.0).astype(np.float32), usable
+
+
+def _rescaled(layers: npt.NDArray[np.float32], view: View, target: View) -> npt.NDArray[np.float32]:
+    """Layers ``(N, rows, columns)`` on another grid with parallel axes."""
+    corners = view.project(target.pixel_position([[0, 0], [c - 1 for c in target.shape[::-1]]]))
+    columns = _kernel(corners[:, 0], target.shape[1], layers.shape[2])
+    rows = _kernel(corners[:, 1], target.shape[0], layers.shape[1])
+    return np.stack([rows @ (layer @ columns.T) for layer in layers])
+
+
+def _turned(layers: npt.NDArray[np.float32], view: View, target: View) -> npt.NDArray[np.float32]:
+    """Layers ``(N, rows, columns)`` on another grid that is turned in the plane.
+
+    They are rescaled to half the pitch, turned there by bilinear interpolation and averaged two by
+    two: all in all as smooth as the triangle of the grids that are not turned.
+    """
+    rows, columns = target.shape
+    half = (target.spacing[0] / 2, target.spacing[1] / 2)
+    fine = target.resampled(half, (2 * rows, 2 * columns), ((columns - 1) / 2, (rows - 1) / 2))
+    row, column = np.meshgrid(np.arange(2 * rows), np.arange(2 * columns), indexing="ij")
+    wanted = fine.pixel_position(np.stack([column, row], axis=-1))
+    reach = [
+        2 + int(np.ceil(np.abs((wanted - fine.centre) @ vector).max() / min(half)))
+        for vector in (view.row_vector, view.column_vector)
+    ]
+    straight = view.resampled(
+        (min(half), min(half)), (2 * reach[0] + 1, 2 * reach[1] + 1), view.project(fine.centre)
+    )
+    size = np.array(straight.shape[::-1])
+    unit = 2 * straight.project(wanted) / (size - 1) - 1
+    turned = F.grid_sample(
+        torch.from_numpy(_rescaled(layers, view, straight))[None],
+        torch.from_numpy(unit.astype(np.float32))[None],
+        align_corners=True,
+    )
+    averaged: npt.NDArray[np.float32] = F.avg_pool2d(turned, 2)[0].numpy()
+    return averaged
 
 
 def _kernel(ends: npt.NDArray[np.float64], count: int, available: int) -> npt.NDArray[np.float32]:

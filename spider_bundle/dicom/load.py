@@ -95,7 +95,7 @@ def load(
 
     Returns:
         ``image``, a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries ``projection``
-        ``(2, 3, 4)``, the grid as ``spatial_shape`` and ``original_affine`` (RAS), ``study_key``
+        ``(2, 4, 4)``, the grid as ``spatial_shape`` and ``original_affine`` (RAS), ``study_key``
         and ``provenance`` (:class:`~.provenance.Provenance`), and ``mask``, the exposed fields
         ``(2, H, W)``.
 
@@ -110,7 +110,7 @@ def load(
             role=role,
             view_position=radiograph.position.value,
             geometry=radiograph.provenance,
-            projection=tuple(map(tuple, projection.tolist())),
+            projection=tuple(map(tuple, projection[:3].tolist())),  # a pinhole repeats the rest
         )
         for role, radiograph, projection in zip(
             ROLES, loaded.radiographs, seen.projection, strict=True

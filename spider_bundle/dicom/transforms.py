@@ -21,7 +21,7 @@ class BiplanarRadiographsd(Transform):
     """Read a radiograph pair into ``image``.
 
     ``image`` becomes a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries
-    ``projection`` ``(2, 3, 4)``, the output grid as ``spatial_shape`` and ``original_affine``
+    ``projection`` ``(2, 4, 4)``, the output grid as ``spatial_shape`` and ``original_affine``
     (RAS), ``study_key`` and ``provenance`` (:class:`~.provenance.Provenance`). ``mask`` becomes the
     exposed fields ``(2, H, W)``.
 

@@ -8,6 +8,7 @@ from spider_bundle.dicom.image import normalise_radiograph
 from spider_bundle.evaluation.methods import Item, Reconstruction
 from spider_bundle.intensity import attenuation
 from spider_bundle.projection import project_volume
+from spider_bundle.projection_matrix import both_cameras
 
 
 def reprojection_rmse(reconstruction: Reconstruction, item: Item, stride: int = 2) -> float:
@@ -27,12 +28,12 @@ def reprojection_rmse(reconstruction: Reconstruction, item: Item, stride: int = 
     image = item["image"].as_tensor()
     size = image.shape[-2:]
     coarse = (size[0] // stride, size[1] // stride)
-    skip = torch.diag(torch.tensor([1 / stride, 1 / stride, 1.0], dtype=torch.float64))
+    skip = torch.diag(torch.tensor([1 / stride, 1 / stride, 1.0, 1.0], dtype=torch.float64))
     world = torch.as_tensor(item["pose"]).double() @ torch.as_tensor(item["affine"]).double()
     integrals = project_volume(
         attenuation(torch.from_numpy(reconstruction.hu))[None],
         world[None],
-        (skip @ torch.as_tensor(item["image"].meta["projection"]).double())[None],
+        (skip @ both_cameras(torch.as_tensor(item["image"].meta["projection"])).double())[None],
         coarse,
     )[0]
     seen = image[:, ::stride, ::stride]

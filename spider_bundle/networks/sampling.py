@@ -5,22 +5,25 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from spider_bundle.projection_matrix import both_cameras
+
 
 def map_projection(projection: torch.Tensor, stride: int) -> torch.Tensor:
     """Projection matrices of maps averaged down by a whole factor, from those of the image.
 
     Args:
-        projection: LPS mm to (column, row) image pixels, shape ``(..., 3, 4)``.
+        projection: LPS mm to (column, row) image pixels, shape ``(..., 4, 4)``, or ``(..., 3, 4)``.
         stride: Image pixels per map pixel.
 
     Returns:
-        Matrices of the same shape.
+        Matrices of shape ``(..., 4, 4)``.
     """
+    matrix = both_cameras(projection)
     if stride == 1:
-        return projection
+        return matrix
     shift = (stride - 1) / 2
-    pixels = (projection[..., :2, :] - shift * projection[..., 2:, :]) / stride
-    return torch.cat([pixels, projection[..., 2:, :]], dim=-2)
+    pixels = (matrix[..., :2, :] - shift * matrix[..., 2:, :]) / stride
+    return torch.cat([pixels, matrix[..., 2:, :]], dim=-2)
 
 
 def sample_maps(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:

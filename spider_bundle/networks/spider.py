@@ -20,9 +20,7 @@ from torch.nn import functional as F
 from spider_bundle.geometry import (
     Grid,
     ViewPosition,
-    dehomogenise,
     isocentric_view,
-    project_points,
 )
 from spider_bundle.networks.decoder import ImplicitDecoder
 from spider_bundle.networks.encoder import ViewEncoder
@@ -32,6 +30,7 @@ from spider_bundle.networks.positional_encoding import (
     PositionalEncoding,
 )
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
+from spider_bundle.projection_matrix import dehomogenise, project_points
 
 CHUNK = 131072
 """Points of a grid decoded at a time."""
@@ -107,7 +106,7 @@ class SPIDER(nn.Module):
 
         Args:
             image: Normalised radiographs, frontal and lateral, shape ``(B, 2, H, W)``.
-            projection: LPS mm to (column, row) pixels of ``image``, shape ``(B, 2, 3, 4)``; the
+            projection: LPS mm to (column, row) pixels of ``image``, shape ``(B, 2, 4, 4)``; the
                 nominal geometry if not given.
             points: LPS mm, shape ``(B, P, 3)``; the default grid if not given.
 
@@ -256,7 +255,7 @@ def nominal_projection(
         sdd: Distance from the source to the detector, mm.
 
     Returns:
-        Shape ``(2, 3, 4)``, float64: frontal, lateral.
+        Shape ``(2, 4, 4)``, float64: frontal, lateral.
     """
     pitch = pixel_size * sdd / sod
     views = [

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from spider_bundle.geometry import FloatArray, Grid, View
 from spider_bundle.intensity import attenuation
 from spider_bundle.labels import Label
+from spider_bundle.slot_view import SlotView
 
 AIR_HU: float = -1000.0
 """HU outside every primitive."""
@@ -347,6 +348,8 @@ class Phantom:
             outside all bodies, shape ``(rows, columns)``.
         """
         rows, columns = view.shape
+        if isinstance(view, SlotView):
+            return np.concatenate([self.line_integrals(view.fan(row)) for row in range(rows)])
         matrix = view.matrix
         bounds = [_pixel_bounds(primitive, matrix) for primitive in self.primitives]
         image = np.empty(view.shape)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from spider_bundle.geometry import resize_matrix
 from spider_bundle.networks.sampling import bilinear_taps, map_projection, sample_maps
 from spider_bundle.networks.spider import nominal_projection
+from spider_bundle.projection_matrix import resize_matrix
 
 
 def pixels_everywhere(height: int, width: int) -> torch.Tensor:

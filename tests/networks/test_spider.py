@@ -13,10 +13,10 @@ from spider_bundle.geometry import (
     ViewPosition,
     isocentric_view,
     positioner_rotation,
-    project_points,
 )
 from spider_bundle.networks import SPIDER
 from spider_bundle.networks.sampling import map_projection
+from spider_bundle.projection_matrix import project_points
 
 SMALL: dict[str, Any] = {
     "features": (8, 8, 16, 16),

@@ -13,10 +13,10 @@ from scipy import ndimage
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
 from spider_bundle.evaluation.baselines.training_examples import Entry, Simulator
 from spider_bundle.evaluation.methods import Item, Reconstruction, world_points
-from spider_bundle.geometry import project_points
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
+from spider_bundle.projection_matrix import project_points
 
 _QUANTILE_STEP = 16  # every so many voxels are enough to place the bins
 

@@ -52,7 +52,7 @@ def test_values_are_read_along_the_rays(tmp_path: Path) -> None:
         image = torch.zeros_like(item["image"])
         voxel = (20, 9, 13)
         point = np.append(GRID.points()[voxel], 1.0)
-        column, row, depth = item["projection"][view].numpy() @ point
+        column, row, depth, _ = item["projection"][view].numpy() @ point
         image[view, round(row / depth), round(column / depth)] = 1.0
         smeared = smear(item | {"image": image})
         assert smeared[view][voxel] > 0.2
