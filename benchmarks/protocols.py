@@ -1,6 +1,6 @@
 """Score weights on the protocols of the moved world, of bent heads and after rigid registration.
 
-python benchmarks/protocols.py --weights models/model.pt --output_dir eval/protocols
+python -m benchmarks.protocols --weights models/model.pt --output_dir eval/protocols
 
 All start from V1: the validation heads, geometry drawn from the case's id, exact radiographs.
 
