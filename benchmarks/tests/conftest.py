@@ -2,14 +2,5 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def bundle_root() -> Path:
-    """Top folder of the repository, which is the bundle."""
-    return ROOT
+from tests.conftest import bundle_root as bundle_root
+from tests.conftest import shared_data as shared_data

@@ -186,7 +186,8 @@ def test_segments_are_named_by_snomed_codes(volumes: Volumes, tmp_path: Path) ->
     assert named[Label.BONE][1] == "272673000"
     (algorithm,) = segmentation.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
     (family,) = algorithm.AlgorithmFamilyCodeSequence
-    assert Code.from_dataset(family) == codes.DCM.ArtificialIntelligence
+    written = Code(family.CodeValue, family.CodingSchemeDesignator, family.CodeMeaning)
+    assert written == codes.DCM.ArtificialIntelligence
     assert segmentation.SegmentationType == "BINARY"
     assert segmentation.FrameOfReferenceUID == ct.FrameOfReferenceUID
     assert segmentation.StudyInstanceUID == ct.StudyInstanceUID
