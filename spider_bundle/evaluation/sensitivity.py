@@ -35,8 +35,9 @@ SETTINGS: Settings = {
     "tone: sigmoid of slope 5": {"tone": {"slope": 5.0}},
     "tone: sigmoid of slope 8": {"tone": {"slope": 8.0}},
 }
-"""By title what is wrong: ``error`` (:class:`~spider_bundle.acquisition.GeometryError`) and ``tone``
-(:class:`~spider_bundle.simulation.ToneCurved`), each by its arguments."""
+"""What is wrong, by title: the arguments of ``error``
+(:class:`~spider_bundle.acquisition.GeometryError`) or of ``tone``
+(:class:`~spider_bundle.simulation.ToneCurved`)."""
 
 
 def sensitivity(
