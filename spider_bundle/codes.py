@@ -100,6 +100,11 @@ class Code(StrEnum):
     INVALID_VOLUME = "P13"
     PREPARATION_FAILED = "P14"
 
+    @property
+    def words(self) -> str:
+        """Its name in words, where there is no room for the condition."""
+        return self.name.lower().replace("_", " ").replace("sdd", "SDD").replace("sod", "SOD")
+
 
 @dataclass(frozen=True)
 class Info:

@@ -85,6 +85,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     sync(target.parent)
 
 
+def write_text(path: str | os.PathLike[str], text: str, errors: str = "strict") -> None:
+    """Write a text as UTF-8, atomically; see :func:`atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors=errors)
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits.
 

@@ -28,7 +28,7 @@ from spider_bundle.intensity import attenuation, denormalise_hu
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.dicom_ct import DicomIdentity
-from spider_bundle.outputs.report import ISOCENTRIC, NO_COMMON_FRAME, Report, build_report
+from spider_bundle.outputs.report import Report, build_report
 from spider_bundle.outputs.study import check_formats
 from spider_bundle.precision import autocast
 from spider_bundle.projection import project_volume
@@ -138,20 +138,7 @@ class Result:
 
     def report(self) -> Report:
         """Return the report, without the files."""
-        assumptions = [ISOCENTRIC]
-        if self.provenance.isocentric_assumed:
-            assumptions.append(NO_COMMON_FRAME)
-        return build_report(
-            self.study_key,
-            device=self.device,
-            weights_sha256=self.weights_sha256,
-            views=self.provenance.views,
-            assumptions=assumptions,
-            findings=[found.facts() for found in self.provenance.findings],
-            grid=self.grid,
-            timings=self.timings,
-            reprojection=self.consistency,
-        )
+        return build_report(self)
 
 
 class Reconstructor:

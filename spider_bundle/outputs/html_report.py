@@ -10,10 +10,12 @@ import base64
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -21,7 +23,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from spider_bundle import __version__
-from spider_bundle.files import atomic_path
+from spider_bundle.files import write_text
 from spider_bundle.outputs.preview import PREVIEW_FILE
 from spider_bundle.outputs.report import INTENDED_USE, REPORT_FILE
 
@@ -60,7 +62,7 @@ class IndexEntry:
 
 @dataclass(frozen=True)
 class _Study:
-    """What an index shows of a study."""
+    """What an index shows of a study that is done."""
 
     findings: Sequence[Mapping[str, Any]] = ()
     views: Sequence[Mapping[str, Any]] = ()
@@ -68,7 +70,7 @@ class _Study:
     software: Sequence[str] = ()
     weights: str = ""
     picture: str = ""
-    link: str = ""
+    links: Mapping[str, str] = field(default_factory=dict)
     is_damaged: bool = False
 
 
@@ -90,18 +92,30 @@ def report_page(report: Mapping[str, Any], preview: bytes) -> str:
         else:
             files.append(entry)
     picture = _data_url("image/png", preview)
-    return _render("report.html", report=report, preview=picture, files=files, series=series)
+    return _render(
+        "report.html",
+        report=report,
+        preview=picture,
+        picture=PREVIEW_FILE,
+        files=files,
+        series=series,
+    )
 
 
-def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -> Path:
+def write_index(
+    folder: str | os.PathLike[str],
+    entries: Iterable[IndexEntry],
+    run: Mapping[str, str] = MappingProxyType({}),
+) -> Path:
     """Write ``index.html`` of a batch into its output folder, atomically.
 
     A study whose result cannot be read, or is no result, is shown as :data:`DAMAGED`; it does not
-    concern the others.
+    concern the others. Studies that need somebody come first.
 
     Args:
         folder: Output folder, which holds a folder for each study that is done.
-        entries: The studies in the order to show them.
+        entries: The studies.
+        run: What to tell about the last run, e.g. its date and settings.
 
     Returns:
         The page.
@@ -114,36 +128,30 @@ def write_index(folder: str | os.PathLike[str], entries: Iterable[IndexEntry]) -
     unknown = {entry.state for entry in listed} - set(STATES)
     if unknown:
         raise ValueError(f"states are {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
-    rows, shown, studies, pictures = [], [], [], 0
+    shown: list[tuple[str, Markup]] = []
+    studies: list[_Study] = []
     for entry in listed:
-        row, study = _row(Path(folder), entry, pictures < MAXIMUM_PICTURES)
-        rows.append(row)
-        shown.append(DAMAGED if study.is_damaged else entry.state)
+        with_picture = sum(bool(study.picture) for study in studies) < MAXIMUM_PICTURES
+        row, study = _row(Path(folder), entry, with_picture)
+        shown.append((DAMAGED if study.is_damaged else entry.state, row))
         studies.append(study)
-        pictures += bool(study.picture)
-    states = [*STATES, DAMAGED] if DAMAGED in shown else STATES
+    counts = Counter(state for state, _ in shown)
+    order = ("failed", DAMAGED, "refused", "done")
     versions = {text for study in studies for text in study.software}
     page = _render(
         "index.html",
-        rows=rows,
-        counts={state: shown.count(state) for state in states},
+        rows=[row for state in order for found, row in shown if found == state],
+        counts={
+            name: counts[name] for name in (*STATES, DAMAGED) if counts[name] or name != DAMAGED
+        },
+        run=run,
         software=sorted(versions) or [f"spider_bundle {__version__}"],
         weights=sorted({study.weights for study in studies if study.weights}),
     )
     target = Path(folder, INDEX_FILE)
-    write_page(target, page)
+    # JSON can hold half a surrogate pair, which is no text
+    write_text(target, page, errors="backslashreplace")
     return target
-
-
-def write_page(path: Path, page: str) -> None:
-    """Write a page as UTF-8, atomically.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    with atomic_path(path) as temporary:
-        # JSON can hold half a surrogate pair, which is no text
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 @cache
@@ -201,7 +209,7 @@ def _finished_study(folder: Path, key: str, with_picture: bool) -> _Study:
     except (FileNotFoundError, NotADirectoryError):
         gone = {"severity": "error", "message": "the study's report is no longer in its folder"}
         return _Study(findings=[gone])
-    link = HTML_FILE if (folder / key / HTML_FILE).is_file() else REPORT_FILE
+    links = {"report": HTML_FILE, "picture": PREVIEW_FILE, "data": REPORT_FILE}
     findings, picture = list(report["findings"]), ""
     if with_picture:
         try:
@@ -215,7 +223,9 @@ def _finished_study(folder: Path, key: str, with_picture: bool) -> _Study:
         software=[f"{name} {value}" for name, value in report["software"].items() if value],
         weights=str(report["weights_sha256"] or ""),
         picture=picture,
-        link=f"{key}/{link}",
+        links={
+            name: f"{key}/{file}" for name, file in links.items() if (folder / key / file).is_file()
+        },
         is_damaged=with_picture and not picture,
     )
 

@@ -1,4 +1,4 @@
-"""A picture of one reconstruction for a quick look: radiographs, reprojections, planes, labels."""
+"""A picture of one reconstruction for a quick look: radiographs, reprojections, planes, bones."""
 
 from __future__ import annotations
 
@@ -6,22 +6,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from torch.nn import functional as F
 
 from spider_bundle.arrays import AnyFloatArray
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
-from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES, Label
+from spider_bundle.labels import LABEL_COLOURS, Label
+from spider_bundle.outputs.report import LabelEntry, Report
+from spider_bundle.outputs.surface import render_surfaces
+from spider_bundle.projection_matrix import project_points
+
+if TYPE_CHECKING:
+    from spider_bundle.reconstructor import Result
 
 PREVIEW_FILE = "preview.png"
 
-WIDTH, HEIGHT = 1600, 812
+WIDTH, HEIGHT = 1920, 812
 """Size of the picture in pixels."""
 
 DISPLAY_WINDOW: tuple[float, float] = (-200.0, 1500.0)
@@ -36,7 +42,8 @@ FOOTER = "Research use only. Not for diagnosis."
 _PANEL = 300
 _GAP = 10
 _MARGIN = 24
-_GROUP_GAP = WIDTH - 2 * _MARGIN - 5 * _PANEL - 3 * _GAP
+_GROUP_GAP = (WIDTH - 2 * _MARGIN - 6 * _PANEL - 3 * _GAP) // 2
+"""Between radiographs, planes and surfaces."""
 _TOP = 98
 _SCALE_BAR_MM = 50.0
 
@@ -46,6 +53,8 @@ _DIM = "#93a0ab"
 _AMBER = "#f2b84b"
 _BOLD = 0.4
 """Pixels by which bold text is thicker on each side."""
+_HATCH = 10
+"""Pixels from one line of a hatching to the next."""
 _RIM = 2
 """Pixels of the dark rim that keeps text in a panel readable on white."""
 
@@ -89,9 +98,10 @@ def panel_box(row: int, column: int) -> Box:
 
     Args:
         row: 0 (frontal radiograph, plain planes) or 1 (lateral radiograph, planes with labels).
-        column: 0 radiograph, 1 reprojection, 2 to 4 the :data:`PLANES`.
+        column: 0 radiograph, 1 reprojection, 2 to 4 the :data:`PLANES`, 5 surfaces.
     """
-    left = _MARGIN + column * (_PANEL + _GAP) + (_GROUP_GAP - _GAP if column > 1 else 0)
+    groups = (column > 1) + (column > 4)
+    left = _MARGIN + column * (_PANEL + _GAP) + groups * (_GROUP_GAP - _GAP)
     return Box(left, _TOP + row * (_PANEL + _GAP), _PANEL)
 
 
@@ -107,48 +117,33 @@ def plane_frame(grid: Grid) -> tuple[AnyFloatArray, float]:
     return (low + high) / 2, float((high - low).max())
 
 
-def write_preview(
-    path: str | os.PathLike[str],
-    *,
-    image: AnyFloatArray,
-    reprojection: AnyFloatArray,
-    hu: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    grid: Grid,
-    warnings: Sequence[str] = (),
-    pixel_size: float | None = None,
-    hidden: Sequence[bool] = (False, False),
-) -> None:
+def write_preview(path: str | os.PathLike[str], result: Result, report: Report) -> None:
     """Draw the preview and write it as PNG, atomically.
+
+    A radiograph with text burned in, which may name somebody, is not shown.
 
     Args:
         path: File to write.
-        image: Network images, shape ``(2, H, W)``: frontal, lateral; dense = high, 0 outside the
-            exposed field and where identifying marks were masked.
-        reprojection: The reconstruction projected in the same views, shape ``(2, H, W)``.
-        hu: Reconstructed HU, shape ``(X, Y, Z)``.
-        labels: Label map, shape ``(X, Y, Z)``.
-        grid: Grid of both (LPS mm).
-        warnings: Codes for the footer.
-        pixel_size: Pixel size of the network images at the isocentre in mm; without it the
-            radiographs carry no scale bar.
-        hidden: Radiographs to leave out, frontal and lateral, as text in them may name somebody.
+        result: The study.
+        report: Its report.
 
     Raises:
         ValueError: Shapes do not fit each other.
         OSError: The file cannot be written.
     """
-    if image.ndim != 3 or image.shape[0] != 2 or image.shape != reprojection.shape:
-        raise ValueError(f"need two (2, H, W) images, got {image.shape}, {reprojection.shape}")
-    if hu.shape != grid.shape or labels.shape != grid.shape:
-        raise ValueError(f"volumes {hu.shape} and {labels.shape} on a grid of {grid.shape}")
+    image, grid = result.image, result.grid
+    if image.ndim != 3 or not image.shape == result.reprojection.shape == result.mask.shape:
+        raise ValueError("images, masks and reprojections need one shape (2, H, W)")
+    if not result.hu.shape == result.labels.shape == grid.shape:
+        raise ValueError(f"volumes of {result.hu.shape}, {result.labels.shape} on {grid.shape}")
     picture = Image.new("RGB", (WIDTH, HEIGHT), _BACKGROUND)
     draw = ImageDraw.Draw(picture)
     _draw_headings(draw, grid)
-    _draw_radiographs(picture, draw, image, reprojection, pixel_size, hidden)
-    _draw_planes(picture, draw, hu, labels, grid)
-    _draw_legend(draw)
-    _draw_footer(draw, warnings)
+    _draw_radiographs(picture, draw, result)
+    is_hatched = _draw_planes(picture, draw, result)
+    _draw_surfaces(picture, draw, result)
+    _draw_legend(draw, report.labels, is_hatched)
+    _draw_footer(draw, report.warnings)
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         # The fastest compression; the file is about a quarter larger.
         picture.save(stream, "PNG", compress_level=1)
@@ -162,8 +157,8 @@ def _bounds(grid: Grid) -> tuple[AnyFloatArray, AnyFloatArray]:
     return world.min(axis=0), world.max(axis=0)
 
 
-def _plane_index(plane: Plane, grid: Grid) -> tuple[AnyFloatArray, float]:
-    """Voxel indices ``(3, size, size)`` under the pixels of a panel, and the position in mm."""
+def _plane_points(plane: Plane, grid: Grid) -> AnyFloatArray:
+    """LPS mm under the pixels of a panel, shape ``(3, size, size)``."""
     low, high = _bounds(grid)
     centre, side = plane_frame(grid)
     position = 0.0 if low[plane.normal] <= 0.0 <= high[plane.normal] else centre[plane.normal]
@@ -174,9 +169,7 @@ def _plane_index(plane: Plane, grid: Grid) -> tuple[AnyFloatArray, float]:
     world[axis] = centre[axis] + sign * steps[None, :]
     axis, sign = plane.down
     world[axis] = centre[axis] + sign * steps[:, None]
-    inverse = np.linalg.inv(grid.affine)
-    index: AnyFloatArray = np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3, None, None]
-    return index, float(position)
+    return world
 
 
 def _sample(volumes: npt.NDArray[np.float32], index: AnyFloatArray) -> npt.NDArray[np.float32]:
@@ -204,7 +197,9 @@ def render_plane(
     plane: Plane, hu: npt.NDArray[Any], labels: npt.NDArray[Any], grid: Grid
 ) -> tuple[AnyFloatArray, AnyFloatArray, float]:
     """Grey and overlaid picture ``(size, size, 3)``, values 0 to 1, and the plane's mm."""
-    index, position = _plane_index(plane, grid)
+    world = _plane_points(plane, grid)
+    inverse = np.linalg.inv(grid.affine)
+    index = np.tensordot(inverse[:3, :3], world, axes=1) + inverse[:3, 3, None, None]
     # Only the slab of voxels around the plane is needed.
     limits = np.array(grid.shape) - 1
     first = np.clip(np.floor(index.min(axis=(1, 2))), 0, limits).astype(int)
@@ -220,10 +215,41 @@ def render_plane(
     plain = np.repeat(grey[..., None], 3, axis=-1)
     overlaid = plain.copy()
     for value, weight in zip(shown, weights, strict=True):
-        opacity = SOFT_TISSUE_OPACITY if value == Label.SOFT_TISSUE else OVERLAY_OPACITY
-        colour = np.array(LABEL_COLOURS[value], np.float32) / 255
-        overlaid += opacity * np.nan_to_num(weight)[..., None] * (colour - plain)
-    return plain, overlaid, position
+        overlaid += _tinted(plain, value, np.nan_to_num(weight)[..., None]) - plain
+    return plain, overlaid, float(world[plane.normal, 0, 0])
+
+
+def _tinted(grey: AnyFloatArray, label: int, weight: AnyFloatArray) -> AnyFloatArray:
+    """Blend grey pixels ``(..., 3)`` with a label's colour, as far as they belong to the label."""
+    opacity = SOFT_TISSUE_OPACITY if label == Label.SOFT_TISSUE else OVERLAY_OPACITY
+    colour = np.array(LABEL_COLOURS[label], grey.dtype) / 255
+    return grey + opacity * weight * (colour - grey)
+
+
+def views_of_plane(plane: Plane, result: Result) -> npt.NDArray[np.int64]:
+    """In how many radiographs each pixel of a plane lies in the exposed field. ``(size, size)``."""
+    points = _plane_points(plane, result.grid).reshape(1, 3, -1).transpose(0, 2, 1)
+    seen = np.zeros((_PANEL, _PANEL), np.int64)
+    for view, mask in zip(result.provenance.views, result.mask, strict=True):
+        if view.projection is None:
+            return np.full_like(seen, 2)
+        matrix = torch.tensor(view.projection, dtype=torch.float64)[None, None]
+        pixels = project_points(matrix, torch.from_numpy(points))[0, 0].numpy()
+        column, row = np.rint(pixels).astype(np.int64).T
+        # a border of False stands for all that is outside
+        bordered = np.pad(mask, 1)
+        inside = bordered[
+            np.clip(row + 1, 0, mask.shape[0] + 1), np.clip(column + 1, 0, mask.shape[1] + 1)
+        ]
+        seen += inside.reshape(seen.shape)
+    return seen
+
+
+def _hatched(views: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Lines over what only one radiograph shows, crossed lines over what none does."""
+    rows, columns = np.indices(views.shape)
+    hatched: npt.NDArray[np.bool_] = ((rows + columns) % _HATCH == 0) & (views < 2)
+    return hatched | (((rows - columns) % _HATCH == 0) & (views < 1))
 
 
 @cache
@@ -278,60 +304,83 @@ def _caption(draw: ImageDraw.ImageDraw, box: Box, text: str) -> None:
 
 
 def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
-    _write(draw, (_MARGIN, 34), "SPIDER: head CT from two radiographs", size=21, bold=True)
+    _write(
+        draw, (_MARGIN, 34), "SPIDER: estimated head CT from two radiographs", size=21, bold=True
+    )
     voxels = " x ".join(str(n) for n in grid.shape)
     sizes = " x ".join(f"{step:.3g}" for step in grid.spacing)
     text = f"{voxels} voxels of {sizes} mm"
     _write(draw, (WIDTH - _MARGIN, 34), text, colour=_DIM, anchor="rm")
-    names = ("Radiograph", "Reprojection of the CT", *(plane.name for plane in PLANES))
+    planes = (plane.name for plane in PLANES)
+    names = ("Radiograph", "Reprojection of the CT", *planes, "Bones and skin of the labels")
     for column, name in enumerate(names):
         _write(draw, (panel_box(0, column).left, _TOP - 16), name, size=15, colour=_DIM)
 
 
-def _draw_radiographs(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    image: AnyFloatArray,
-    reprojection: AnyFloatArray,
-    pixel_size: float | None,
-    hidden: Sequence[bool],
-) -> None:
+def _draw_radiographs(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> None:
+    image, hidden = result.image, result.provenance.burned_in
     rows, columns = image.shape[1:]
     scale = _PANEL / max(rows, columns)
     size = (max(round(scale * columns), 1), max(round(scale * rows), 1))
     letters = (("R", "L", "S", "I"), ("A", "P", "S", "I"))
     for row, name in enumerate(("Frontal", "Lateral")):
-        for column, view in enumerate((image[row], reprojection[row])):
+        for column, view in enumerate((image[row], result.reprojection[row])):
             box = panel_box(row, column)
-            left_out = hidden[row] and column == 0
-            shown = np.nan_to_num(view.astype(np.float32) * (not left_out))
+            is_hidden = hidden[row] and column == 0
+            shown = np.nan_to_num(view.astype(np.float32) * (not is_hidden))
             white = max(float(np.percentile(shown, 99.8)), 1e-6)
             grey = Image.fromarray(_bytes(shown / white)).resize(size, Image.Resampling.BILINEAR)
             draw.rectangle((box.left, box.top, box.left + _PANEL - 1, box.top + _PANEL - 1), 0)
             corner = (box.left + (_PANEL - size[0]) // 2, box.top + (_PANEL - size[1]) // 2)
             picture.paste(grey.convert("RGB"), corner)
-            _caption(draw, box, f"{name}: not shown, text burned in (E17)" if left_out else name)
+            _caption(draw, box, f"{name}: not shown, text burned in (E17)" if is_hidden else name)
             _draw_letters(draw, box, letters[row])
-            if pixel_size is not None:
-                _draw_scale_bar(draw, box, scale / pixel_size, " at isocentre")
+            _draw_scale_bar(draw, box, scale / result.pixel_size, " at isocentre")
 
 
-def _draw_planes(
-    picture: Image.Image,
-    draw: ImageDraw.ImageDraw,
-    hu: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    grid: Grid,
-) -> None:
-    _, side = plane_frame(grid)
+def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> bool:
+    """Draw the planes; return whether anything is hatched."""
+    _, side = plane_frame(result.grid)
+    is_hatched = False
     for column, plane in enumerate(PLANES, start=2):
-        *views, position = render_plane(plane, hu, labels, grid)
+        *views, position = render_plane(plane, result.hu, result.labels, result.grid)
+        hatched = _hatched(views_of_plane(plane, result))
+        is_hatched |= bool(hatched.any())
         for row, view in enumerate(views):
             box = panel_box(row, column)
-            picture.paste(Image.fromarray(_bytes(view)), (box.left, box.top))
+            pixels = _bytes(view)
+            pixels[hatched] = ImageColor.getrgb(_AMBER)
+            picture.paste(Image.fromarray(pixels), (box.left, box.top))
             _caption(draw, box, f"{'xyz'[plane.normal]} = {position:.0f} mm")
             _draw_letters(draw, box, plane.letters)
             _draw_scale_bar(draw, box, _PANEL / side)
+    return is_hatched
+
+
+def _draw_surfaces(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> None:
+    """Draw the bones as seen from in front and from the left, at the scale of the planes."""
+    centre, side = plane_frame(result.grid)
+    views, affine = render_surfaces(result.labels, result.grid)
+    scale = _PANEL / side
+    for row, (view, plane, name) in enumerate(
+        zip(views, PLANES[1:], ("From in front", "From the left"), strict=True)
+    ):
+        box = panel_box(row, 5)
+        right = plane.right[0]
+        # the upper left corner of the first row, which is the highest, and of the first column
+        edge = affine[right, 3] - affine[right, right] / 2 - centre[right]
+        top = centre[2] - affine[2, 3] - (len(view) - 0.5) * affine[2, 2]
+        size = (
+            max(round(view.shape[1] * affine[right, right] * scale), 1),
+            max(round(len(view) * affine[2, 2] * scale), 1),
+        )
+        panel = Image.new("RGB", (_PANEL, _PANEL))
+        shown = Image.fromarray(_bytes(view)).resize(size, Image.Resampling.BICUBIC)
+        panel.paste(shown, (round(_PANEL / 2 + edge * scale), round(_PANEL / 2 + top * scale)))
+        picture.paste(panel, (box.left, box.top))
+        _caption(draw, box, name)
+        _draw_letters(draw, box, plane.letters)
+        _draw_scale_bar(draw, box, scale)
 
 
 def _bytes(values: AnyFloatArray) -> npt.NDArray[np.uint8]:
@@ -339,23 +388,28 @@ def _bytes(values: AnyFloatArray) -> npt.NDArray[np.uint8]:
     return np.rint(255 * values.clip(0, 1)).astype(np.uint8)
 
 
-def _draw_legend(draw: ImageDraw.ImageDraw) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, labels: Sequence[LabelEntry], is_hatched: bool) -> None:
     y = _TOP + 2 * _PANEL + _GAP + 32
     low, high = DISPLAY_WINDOW
     _write(draw, (_MARGIN, y), f"Display window {low:.0f} to {high:.0f} HU", colour=_DIM)
     x = float(panel_box(0, 2).left)
-    for value, name in LABEL_NAMES.items():
-        if value == Label.BACKGROUND:
+    for label in labels:
+        if label.value == Label.BACKGROUND:
             continue
-        draw.rectangle((x, y - 7, x + 15, y + 6), tuple(LABEL_COLOURS[value]))
-        x = _write(draw, (x + 24, y), name.capitalize()) + 28
+        grey = (np.clip(label.mean_hu or 0.0, low, high) - low) / (high - low)
+        colour = _tinted(np.full(3, grey), label.value, np.ones(()))  # as it looks in the planes
+        draw.rectangle((x, y - 7, x + 15, y + 6), tuple(_bytes(colour).tolist()))
+        x = _write(draw, (x + 24, y), f"{label.name.capitalize()} {label.volume_ml:.0f} ml") + 20
+    if is_hatched:
+        text = "Hatched: in the field of one radiograph only; crossed: of none"
+        _write(draw, (WIDTH - _MARGIN, y), text, colour=_AMBER, anchor="rm")
 
 
 def _draw_footer(draw: ImageDraw.ImageDraw, warnings: Sequence[str]) -> None:
     y = HEIGHT - 30
     _write(draw, (_MARGIN, y), FOOTER, bold=True, colour=_AMBER)
     left = float(panel_box(0, 2).left)
-    for count in range(len(warnings), -1, -1):  # as many codes as the line holds
+    for count in range(len(warnings), -1, -1):  # as many as the line holds
         rest = [f"{len(warnings) - count} more"] if count < len(warnings) else []
         text = "Warnings: " + (", ".join([*warnings[:count], *rest]) or "none")
         if left + _font(14).getlength(text) <= WIDTH - _MARGIN:

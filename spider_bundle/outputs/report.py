@@ -10,21 +10,24 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from spider_bundle import __version__
 from spider_bundle.dicom.provenance import ViewProvenance
-from spider_bundle.files import atomic_path, file_sha256
-from spider_bundle.geometry import Grid
+from spider_bundle.errors import Code
+from spider_bundle.files import file_sha256, write_text
 from spider_bundle.intensity import HU_FILE_RANGE, HU_WINDOW
 from spider_bundle.labels import LABEL_COLOURS, LABEL_NAMES
+
+if TYPE_CHECKING:
+    from spider_bundle.reconstructor import Result
 
 REPORT_FILE = "report.json"
 """Written last; a folder without it is not a finished study."""
@@ -130,11 +133,15 @@ class IntensityEntry(ReportModel):
 
 
 class LabelEntry(ReportModel):
-    """A value of the label map."""
+    """A value of the label map, and what the map and the CT hold of it."""
 
     value: Byte
     name: Text
     colour: tuple[Byte, Byte, Byte]
+    voxels: Annotated[int, Field(ge=0)]
+    volume_ml: Annotated[float, Field(ge=0)]
+    mean_hu: float | None
+    """Null where the label has no voxel."""
 
 
 class ConsistencyEntry(ReportModel):
@@ -165,7 +172,7 @@ class FileEntry(ReportModel):
 class Report(ReportModel):
     """Content of ``report.json``."""
 
-    schema_version: Literal["1.0"] = "1.0"
+    schema_version: Literal["1.1"] = "1.1"
     intended_use: IntendedUse = INTENDED_USE  # type: ignore[assignment]
     study_key: Annotated[str, Field(pattern="^[0-9A-Za-z][0-9A-Za-z_-]*$")]
     """Keyed hash of the study."""
@@ -177,19 +184,16 @@ class Report(ReportModel):
     findings: tuple[FindingEntry, ...]
     grid: GridEntry
     intensity: IntensityEntry = IntensityEntry()
-    labels: tuple[LabelEntry, ...] = tuple(
-        LabelEntry(value=value, name=name, colour=LABEL_COLOURS[value])
-        for value, name in sorted(LABEL_NAMES.items())
-    )
+    labels: tuple[LabelEntry, ...]
     reprojection: ConsistencyEntries | None
     timings_s: dict[str, Seconds]
     files: tuple[FileEntry, ...] = ()
 
     @property
-    def warning_codes(self) -> list[str]:
-        """Codes of the findings that are not mere information, in order, each once."""
+    def warnings(self) -> list[str]:
+        """Codes of the findings that are not mere information, with their names, each once."""
         codes = (found.code for found in self.findings if found.severity != "info")
-        return list(dict.fromkeys(codes))
+        return [f"{code} {Code(code).words}" for code in dict.fromkeys(codes)]
 
     def with_files(self, files: Iterable[FileEntry]) -> Report:
         """Return the report with another list of files."""
@@ -206,53 +210,52 @@ def report_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def build_report(
-    study_key: str,
-    *,
-    device: str,
-    weights_sha256: str | None,
-    views: Sequence[ViewProvenance],
-    assumptions: Sequence[str],
-    findings: Sequence[Mapping[str, Any]],
-    grid: Grid,
-    timings: Mapping[str, float],
-    reprojection: Mapping[str, Mapping[str, float]] | None,
-) -> Report:
+def build_report(result: Result) -> Report:
     """Assemble the report of one study, without its files.
-
-    Args:
-        study_key: Keyed hash of the study.
-        device: Device of the network, e.g. ``cpu``.
-        weights_sha256: SHA-256 of the weights file; None for untrained weights.
-        views: Frontal and lateral radiograph.
-        assumptions: Notes, e.g. :data:`ISOCENTRIC`.
-        findings: Fields of a :class:`FindingEntry` each.
-        grid: Grid of the volumes (LPS mm; reported as RAS affine).
-        timings: Seconds by step.
-        reprojection: Result of
-            :func:`~spider_bundle.outputs.consistency.reprojection_consistency` by view role.
 
     Raises:
         ValidationError: A value has no place in a report; the text does not quote it.
     """
+    provenance, grid = result.provenance, result.grid
     return Report.model_validate(
         {
-            "study_key": study_key,
+            "study_key": result.study_key,
             "software": _by_name(software_versions()),
-            "weights_sha256": weights_sha256,
-            "device": device,
-            "views": [asdict(view) | {"geometry": _geometry(view)} for view in views],
-            "assumptions": assumptions,
-            "findings": findings,
+            "weights_sha256": result.weights_sha256,
+            "device": result.device,
+            "views": [asdict(view) | {"geometry": _geometry(view)} for view in provenance.views],
+            "assumptions": [ISOCENTRIC, *[NO_COMMON_FRAME][: provenance.isocentric_assumed]],
+            "findings": [found.facts() for found in provenance.findings],
             "grid": {
                 "shape": grid.shape,
                 "spacing_mm": np.asarray(grid.spacing).tolist(),
                 "affine_ras": grid.ras_affine.tolist(),
             },
-            "reprojection": reprojection,
-            "timings_s": _by_name(timings),
+            "labels": _labels(result),
+            "reprojection": result.consistency,
+            "timings_s": _by_name(result.timings),
         }
     )
+
+
+def _labels(result: Result) -> list[LabelEntry]:
+    """Measure the volume and the mean HU of each label."""
+    voxels, total = np.zeros((2, max(LABEL_NAMES) + 1))
+    for labels, hu in zip(result.labels, result.hu, strict=True):  # weights are float64: by slices
+        voxels += np.bincount(labels.ravel(), minlength=len(voxels))
+        total += np.bincount(labels.ravel(), hu.ravel(), len(voxels))
+    voxel_ml = abs(float(np.linalg.det(result.grid.affine[:3, :3]))) / 1000
+    return [
+        LabelEntry(
+            value=value,
+            name=name,
+            colour=LABEL_COLOURS[value],
+            voxels=int(voxels[value]),
+            volume_ml=round(float(voxels[value]) * voxel_ml, 3),
+            mean_hu=round(float(total[value] / voxels[value]), 1) if voxels[value] else None,
+        )
+        for value, name in sorted(LABEL_NAMES.items())
+    ]
 
 
 def write_report(path: str | os.PathLike[str], report: Report) -> None:
@@ -262,8 +265,7 @@ def write_report(path: str | os.PathLike[str], report: Report) -> None:
         OSError: The file cannot be written.
     """
     text = json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def describe_files(folder: Path) -> list[FileEntry]:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from spider_bundle.files import atomic_path, file_sha256, sync, sync_tree
+from spider_bundle.files import file_sha256, sync, sync_tree, write_text
 from spider_bundle.outputs.dicom_ct import write_ct_series
 from spider_bundle.outputs.dicom_seg import write_segmentation
-from spider_bundle.outputs.html_report import HTML_FILE, report_page, write_page
+from spider_bundle.outputs.html_report import HTML_FILE, report_page
 from spider_bundle.outputs.mesh import write_meshes
 from spider_bundle.outputs.nifti import write_ct, write_labels
 from spider_bundle.outputs.optional_dependencies import require_extra
@@ -168,17 +168,7 @@ def write_study(
             write_ct(folder / CT_FILE, result.hu, result.grid)
             write_labels(folder / LABEL_FILE, result.labels, result.grid)
         if {"preview", "html"} & set(formats):
-            write_preview(
-                folder / PREVIEW_FILE,
-                image=result.image,
-                reprojection=result.reprojection,
-                hu=result.hu,
-                labels=result.labels,
-                grid=result.grid,
-                warnings=report.warning_codes,
-                pixel_size=result.pixel_size,
-                hidden=result.provenance.burned_in,
-            )
+            write_preview(folder / PREVIEW_FILE, result, report)
         try:
             if "dicom" in formats:
                 _write_dicom(folder, result)
@@ -192,7 +182,7 @@ def write_study(
         if "html" in formats:
             listed = report.with_files(describe_files(folder))
             preview = (folder / PREVIEW_FILE).read_bytes()
-            write_page(folder / HTML_FILE, report_page(listed.to_json(), preview))
+            write_text(folder / HTML_FILE, report_page(listed.to_json(), preview))
         write_report(folder / REPORT_FILE, report.with_files(describe_files(folder)))
     return Path(out, result.study_key)
 
@@ -222,9 +212,7 @@ def write_refusals(out: str | os.PathLike[str], refused: Sequence[Mapping[str, A
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / REFUSED_FILE) as path:
-        text = json.dumps({"refused": list(refused)}, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
+    write_text(folder / REFUSED_FILE, json.dumps({"refused": list(refused)}, indent=2) + "\n")
     for entry in refused:
         key = entry["study_key"]
         if key and (folder / key).is_dir():

@@ -103,7 +103,9 @@ def test_page_shows_what_the_report_says(result: Result, png: bytes) -> None:
     for shown in (
         KEY,
         "1500 mm",
-        "attribute: DistanceSourceToDetector",
+        "from the file: DistanceSourceToDetector",
+        "Source to detector (SDD)",
+        "Rank correlation",
         "E13 (frontal)",
         "the pitches differ",
         "40 × 30 × 20",
@@ -120,6 +122,13 @@ def test_page_shows_what_the_report_says(result: Result, png: bytes) -> None:
         *report["assumptions"],
     ):
         assert shown in page.text, shown
+    for label in report["labels"]:
+        assert (
+            f"{label['volume_ml']:,.1f} ml {label['voxels']:,} {label['mean_hu']:.4g} HU"
+            in page.text
+        )
+    links = {value for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    assert links == {"preview.png", "ct.nii.gz"}
     (source,) = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert source is not None
     assert base64.b64decode(source.partition(",")[2]) == png
@@ -174,22 +183,28 @@ def test_index_of_a_batch(tmp_path: Path, result: Result) -> None:
         IndexEntry("", "failed", [{"code": "R01", "message": "disk full"}]),
         IndexEntry("lost", "done"),
     ]
-    path = write_index(tmp_path, entries)
+    run = {"Run of": "today", "Spacing": "2 mm"}
+    path = write_index(tmp_path, entries, run)
     assert path == tmp_path / "index.html"
     page = assert_self_contained(path.read_text(encoding="utf-8"))
     for shown in (
         *("3 done", "1 refused", "1 failed", "12.3 s", "E11 (frontal)", "To do: state it"),
-        *("disk full", "not read", "no longer in its folder", "ab" * 32, "frontal PA"),
+        *("disk full", "not read", "no longer in its folder", "ab" * 32, "Frontal PA"),
     ):
         assert shown in page.text, shown
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert links == ["aaa/report.html", "bbb/report.json"]
+    files = ["aaa/report.html", "aaa/preview.png", "aaa/report.json"]
+    assert sorted(set(links)) == sorted([*files, "bbb/preview.png", "bbb/report.json"])
+    # what needs somebody comes first
+    found = [page.text.index(word) for word in ("disk full", "no distance", "aaa", "bbb", "lost")]
+    assert found == sorted(found)
+    assert "Run of today · Spacing 2 mm" in page.text
     assert all((tmp_path / str(link)).is_file() for link in links)
     pictures = [value for tag, name, value in page.attributes if (tag, name) == ("img", "src")]
     assert len(pictures) == 2
     with Image.open(io.BytesIO(base64.b64decode(str(pictures[0]).partition(",")[2]))) as picture:
         assert picture.width == 480
-    assert path.read_bytes() == write_index(tmp_path, entries).read_bytes()
+    assert path.read_bytes() == write_index(tmp_path, entries, run).read_bytes()
 
 
 def altered(**values: Any) -> Callable[[bytes], bytes]:
@@ -238,7 +253,8 @@ def test_a_damaged_report_concerns_its_row_only(
     assert "run the batch again with the study's radiographs" in page.text
     # the other study has all it has alone, and is told from the damaged one
     assert page.tags.count("img") == 1
-    assert [value for _, name, value in page.attributes if name == "href"] == ["whole/report.json"]
+    links = [value for _, name, value in page.attributes if name == "href"]
+    assert set(links) == {"whole/preview.png", "whole/report.json"}
     assert "ab" * 32 in page.text
 
 
@@ -260,9 +276,9 @@ def test_a_damaged_picture_concerns_its_row_only(
     assert "the result is damaged: its picture cannot be read" in page.text
     assert page.tags.count("img") == 1
     # what the report says is shown all the same
-    assert page.text.count("frontal PA") == 2
+    assert page.text.count("Frontal PA") == 2
     links = [value for _, name, value in page.attributes if name == "href"]
-    assert links == ["changed/report.json", "whole/report.json"]
+    assert {"changed/report.json", "whole/report.json", "whole/preview.png"} <= set(links)
 
 
 def test_an_index_shows_what_is_no_text(tmp_path: Path, result: Result) -> None:

@@ -10,19 +10,63 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from spider_bundle.dicom.provenance import Provenance, ViewProvenance
+from spider_bundle.errors import CODES, Code, finding
 from spider_bundle.geometry import LPS_TO_RAS, Grid, rotation_about
 from spider_bundle.labels import LABEL_COLOURS, Label
 from spider_bundle.outputs import preview
-from spider_bundle.outputs.preview import PLANES, panel_box, plane_frame, write_preview
+from spider_bundle.outputs.consistency import reprojection_consistency
+from spider_bundle.outputs.preview import (
+    PLANES,
+    panel_box,
+    plane_frame,
+    views_of_plane,
+    write_preview,
+)
+from spider_bundle.reconstructor import Result
 
 Array = np.ndarray[Any, Any]
 PLANE_COLUMN = {plane.name: column for column, plane in enumerate(PLANES, start=2)}
 
 
-def drawn(path: Path, grid: Grid, hu: Array, labels: Array | None = None, **more: Any) -> Array:
-    images = {"image": np.zeros((2, 32, 32)), "reprojection": np.zeros((2, 32, 32)), **more}
-    values = np.zeros(grid.shape, np.uint8) if labels is None else labels
-    write_preview(path, hu=hu, labels=values, grid=grid, **images)
+def study(grid: Grid, hu: Array, labels: Array | None = None, **more: Any) -> Result:
+    """A study; ``projections``, ``hidden`` and ``findings`` go to its provenance."""
+    projections = more.pop("projections", (None, None))
+    views = [
+        ViewProvenance(role, position, {}, projection)
+        for (role, position), projection in zip(
+            (("frontal", "PA"), ("lateral", "LL")), projections, strict=True
+        )
+    ]
+    image = np.asarray(more.pop("image", np.zeros((2, 32, 32), np.float32)))
+    mask = np.ones(image.shape, bool)
+    agreement = reprojection_consistency(image[0], image[0])
+    return Result(
+        study_key="0f3a9c",
+        hu=hu,
+        labels=np.zeros(grid.shape, np.uint8) if labels is None else labels,
+        grid=grid,
+        image=image,
+        provenance=Provenance(
+            views=(views[0], views[1]),
+            isocentric_assumed=False,
+            burned_in=more.pop("hidden", (False, False)),
+            lossy=None,
+            findings=tuple(more.pop("findings", ())),
+            read_seconds=0.0,
+        ),
+        consistency={"frontal": agreement, "lateral": agreement},
+        device="cpu",
+        weights_sha256=None,
+        timings={},
+        **{"mask": mask, "reprojection": np.zeros_like(image), "pixel_size": 1.2, **more},
+    )
+
+
+def drawn(path: Path, *arguments: Any, **more: Any) -> Array:
+    """The preview of a :func:`study`, 0 to 255."""
+    result = study(*arguments, **more)
+    write_preview(path, result, result.report())
     picture = imread(path)
     return np.rint(255 * picture[..., :3]).astype(int)
 
@@ -133,13 +177,13 @@ def test_label_colours_in_legend_and_overlay(tmp_path: Path) -> None:
     scale = plain.shape[0] / 200.0
     for label, (across, down) in places.items():
         colour = np.array(LABEL_COLOURS[label])
-        assert (abs(legend - colour).max(axis=-1) <= 1).sum() > 100
         opacity = (
             preview.SOFT_TISSUE_OPACITY if label == Label.SOFT_TISSUE else preview.OVERLAY_OPACITY
         )
         row, column = round(150 + scale * down), round(150 + scale * across)
         assert abs(plain[row, column] - 127.5).max() <= 2
         expected = (1 - opacity) * 127.5 + opacity * colour
+        assert (abs(legend - expected).max(axis=-1) <= 2).sum() > 100
         assert abs(overlaid[row, column] - expected).max() <= 2
     assert abs(overlaid[60, 60] - 127.5).max() <= 2  # background is not tinted
 
@@ -165,22 +209,21 @@ def test_radiographs_are_neither_mirrored_nor_swapped(tmp_path: Path) -> None:
 def test_size_speed_and_bytes(tmp_path: Path) -> None:
     grid = Grid.centred(2.0, 128)
     generator = np.random.default_rng(0)
-    study = {
-        "image": generator.random((2, 256, 256)).astype(np.float32),
-        "reprojection": generator.random((2, 256, 256)).astype(np.float32),
-        "hu": generator.integers(-1000, 2000, grid.shape).astype(np.int16),
-        "labels": generator.integers(0, 6, grid.shape).astype(np.uint8),
-        "grid": grid,
-        "warnings": ["A_WARNING"] * 50,
-        "pixel_size": 1.2,
-    }
+    result = study(
+        *(grid, generator.integers(-1000, 2000, grid.shape).astype(np.int16)),
+        generator.integers(0, 6, grid.shape).astype(np.uint8),
+        image=generator.random((2, 256, 256)).astype(np.float32),
+        projections=(PARALLEL, PARALLEL),
+        findings=[finding(code) for code in CODES],
+    )
+    report = result.report()
     start = time.process_time()
-    write_preview(tmp_path / "a.png", **study)
+    write_preview(tmp_path / "a.png", result, report)
     assert time.process_time() - start < 2.0
-    write_preview(tmp_path / "b.png", **study)
+    write_preview(tmp_path / "b.png", result, report)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     picture = imread(tmp_path / "a.png")
-    assert picture.shape[:2] == (preview.HEIGHT, preview.WIDTH) == (812, 1600)
+    assert picture.shape[:2] == (preview.HEIGHT, preview.WIDTH) == (812, 1920)
     # a long list of warnings stays inside the margin
     margin = np.rint(255 * picture[760:, -20:, :3])
     assert (margin == margin[0, 0]).all()
@@ -190,7 +233,7 @@ def test_warnings_and_footer_are_visible(tmp_path: Path) -> None:
     grid = Grid.centred(4.0, 20)
     hu = np.full(grid.shape, -1000, np.int16)
     calm = drawn(tmp_path / "p.png", grid, hu)[760:]
-    warned = drawn(tmp_path / "p.png", grid, hu, warnings=["SOD_DEFAULT"])[760:]
+    warned = drawn(tmp_path / "p.png", grid, hu, findings=[finding(Code.TIME_GAP)])[760:]
     amber = np.array([242, 184, 75])
     in_footer = (abs(calm - amber).max(axis=-1) < 30).sum()
     assert in_footer > 100
@@ -212,8 +255,9 @@ def test_shapes_must_fit(tmp_path: Path) -> None:
     grid = Grid.centred(4.0, 20)
     with pytest.raises(ValueError, match="grid"):
         drawn(tmp_path / "p.png", grid, np.zeros((20, 20, 21), np.int16))
+    image = np.zeros((2, 8, 9))
     with pytest.raises(ValueError, match="images"):
-        drawn(tmp_path / "p.png", grid, np.zeros(grid.shape, np.int16), image=np.zeros((1, 8, 8)))
+        drawn(tmp_path / "p.png", grid, np.zeros(grid.shape, np.int16), reprojection=image)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -227,3 +271,51 @@ def test_hidden_radiograph_is_not_shown(tmp_path: Path, placed: Grid) -> None:
     assert panel(shown, 1, 0)[middle, middle].mean() > 100
     assert panel(hidden, 1, 0)[middle, middle].max() < 60
     assert np.array_equal(panel(hidden, 0, 0), panel(shown, 0, 0))
+
+
+#: Pixels of 8 mm in parallel beams: columns along x and along y, rows downwards.
+PARALLEL = ((0.125, 0, 0, 16), (0, 0, -0.125, 16), (0, 0, 0, 1))
+FROM_THE_SIDE = ((0, 0.125, 0, 16), *PARALLEL[1:])
+
+
+def test_what_the_radiographs_do_not_show_is_hatched(tmp_path: Path) -> None:
+    grid = Grid.centred(2.0, 100)
+    hu = np.full(grid.shape, -1000, np.int16)
+    mask = np.ones((2, 32, 32), bool)
+    mask[0, :, 16:] = False  # the patient's left
+    mask[1, :, 16:] = False  # the back of the head
+    where = {"projections": (PARALLEL, FROM_THE_SIDE)}
+    assert views_of_plane(PLANES[0], study(grid, hu, **where)).min() == 2
+    axial = views_of_plane(PLANES[0], study(grid, hu, mask=mask, **where))
+    half = axial.shape[0] // 2
+    quarters = [axial[:100, :100], axial[:100, -100:], axial[-100:, :100], axial[-100:, -100:]]
+    assert [set(np.unique(part)) for part in quarters] == [{2}, {1}, {1}, {0}]
+    picture = drawn(tmp_path / "p.png", grid, hu, mask=mask, **where)
+    whole = drawn(tmp_path / "q.png", grid, hu, **where)
+    for row in (0, 1):
+        amber = abs(panel(picture, row, 2) - (242, 184, 75)).max(axis=-1) < 2
+        one, none = amber[30:100, half + 50 : -30], amber[half + 50 : -30, half + 50 : -30]
+        assert 0.08 < one.mean() < 0.12 < 0.16 < none.mean() < 0.2
+        assert not amber[30:100, 30:100].any()
+    assert not (abs(panel(whole, 0, 2)[30:-30, 30:-30] - (242, 184, 75)).max(axis=-1) < 2).any()
+
+
+def test_bones_lie_where_the_planes_show_them(tmp_path: Path, placed: Grid) -> None:
+    middle = np.array([30.0, -36.0, 28.0])
+    ball = np.linalg.norm(placed.points() - middle, axis=-1) < 14
+    picture = drawn(
+        tmp_path / "p.png",
+        placed,
+        np.where(ball, 900, -1000),
+        np.where(ball, 2, 0).astype(np.uint8),
+    )
+    centre, side = plane_frame(placed)
+    for row, axis in enumerate((0, 1)):  # from in front, from the left
+        shown = panel(picture, row, 5)[40:-40, 20:-20].sum(axis=-1) > 200
+        rows, columns = np.nonzero(shown)
+        scale = 300 / side
+        assert 20 + columns.mean() == pytest.approx(
+            150 + scale * (middle[axis] - centre[axis]), abs=3
+        )
+        assert 40 + rows.mean() == pytest.approx(150 - scale * (middle[2] - centre[2]), abs=3)
+        assert shown.sum() == pytest.approx(np.pi * (14 * scale) ** 2, rel=0.15)

@@ -170,8 +170,19 @@ def test_describe_files(tmp_path: Path) -> None:
     ]
 
 
-def test_warning_codes_leave_out_repetition(result: Result) -> None:
-    assert result.report().warning_codes == ["E13"]
+def test_warnings_are_named_once(result: Result) -> None:
+    assert result.report().warnings == ["E13 pixel spacing mismatch"]
+
+
+def test_volumes_of_the_labels(result: Result, report: dict[str, Any]) -> None:
+    found = {entry["value"]: entry for entry in report["labels"]}
+    for value, entry in found.items():
+        inside = result.labels == value
+        assert entry["voxels"] == inside.sum()
+        assert entry["volume_ml"] == pytest.approx(inside.sum() * 6 / 1000)  # 1 x 2 x 3 mm
+        assert entry["mean_hu"] == pytest.approx(result.hu[inside].mean(), abs=0.06)
+    empty = replace(result, labels=np.zeros_like(result.labels)).report().labels
+    assert [entry.mean_hu is None for entry in empty] == [False] + 5 * [True]
 
 
 class TestConsistency:

@@ -40,7 +40,7 @@ def other(result: Result) -> Result:
 @pytest.fixture
 def quick(result: Result, monkeypatch: pytest.MonkeyPatch) -> Result:
     """The study without the cost of drawing."""
-    monkeypatch.setattr(study_module, "write_preview", lambda path, **_: path.write_bytes(b"png"))
+    monkeypatch.setattr(study_module, "write_preview", lambda path, *_: path.write_bytes(b"png"))
     return result
 
 
