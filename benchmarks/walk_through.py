@@ -3,10 +3,10 @@
     python -m benchmarks.walk_through --folder ../empty_machine
 
 Needs root, debootstrap and a Debian mirror. The commands are taken from the page itself: from the
-installation to the second batch, then the nightly command of the systemd unit as its user, then the
-line of the crontab, which a real cron runs (every minute here). REPOSITORY is this clone. What the
-page promises is checked: the first batch ends with "1 done", all later ones with "1 skipped". pip
-and apt are configured as here.
+installation to the second batch; then the nightly command of the systemd unit in contrib/ as its
+user, and the line of the crontab there, which a real cron runs (every minute here). REPOSITORY is
+this clone. What the page promises is checked: the first batch ends with "1 done", all later ones
+with "1 skipped". pip and apt are configured as here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "howto_batch.md"
+CONTRIB = ROOT / "contrib"
 SECTION = "## From an empty machine to the first batch"
 PROMISED = ("1 planned", "1 done", "1 skipped")
 NIGHT = """\
@@ -82,13 +83,14 @@ def commands() -> tuple[str, str]:
 
 
 def night() -> str:
-    """Return what the page's systemd unit and crontab do, as a script."""
-    text = PAGE.read_text(encoding="utf-8")
-    command = re.search(r"^ExecStart=(.*)$", text, re.MULTILINE)
-    umask = re.search(r"^UMask=(.*)$", text, re.MULTILINE)
-    line = re.search(r"^0 22 \* \* \* (.* >> (\S+) .*)$", text, re.MULTILINE)
+    """Return what the systemd unit and the crontab do, as a script."""
+    unit = (CONTRIB / "systemd" / "spider-batch.service").read_text(encoding="utf-8")
+    crontab = (CONTRIB / "spider.cron").read_text(encoding="utf-8")
+    command = re.search(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    umask = re.search(r"^UMask=(.*)$", unit, re.MULTILINE)
+    line = re.search(r"^0 22 \* \* \* (.* >> (\S+) .*)$", crontab, re.MULTILINE)
     if command is None or umask is None or line is None:
-        raise SystemExit("the page has no unit or no crontab")
+        raise SystemExit("there is no unit or no crontab")
     return NIGHT.format(
         umask=umask[1], command=command[1], line=f"* * * * * {line[1]}", log=line[2]
     )

@@ -40,14 +40,15 @@ CONFIGS = (
 )
 SYSTEM = (
     "apt-get ",
+    "crontab ",
     "curl ",
+    "docker ",
     "MONAI_ZOO_SOURCE=",
     "monai-deploy ",
     "monailabel ",
     "podman ",
     "python -m pip ",
     "ray ",
-    "RUN ",
     "systemctl ",
     "useradd ",
 )
@@ -274,7 +275,7 @@ def test_files_of_the_repository_that_are_named_exist(page: Path) -> None:
         "configs/structure_1.json",
         "docs/_build/html/index.html",
     }  # the reader's own, or made by a command
-    folders = r"(?:configs|docs|models|spider_bundle|tests|benchmarks)"
+    folders = r"(?:configs|contrib|docs|models|spider_bundle|tests|benchmarks)"
     for code in code_of(page.read_text(encoding="utf-8")):
         for name in re.findall(rf"(?<![\w/.]){folders}/[\w./-]*\w", code):
             assert name in mine or (ROOT / name).exists(), name

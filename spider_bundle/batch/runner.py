@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -397,7 +398,17 @@ class _Run:
                 for key, entry in self._manifest.entries.items()
                 if entry.state is not State.DONE or os.path.lexists(self._output / key)
             ]
-            write_index(self._output, index)
+            write_index(self._output, index, self._run_facts())
+
+    def _run_facts(self) -> dict[str, str]:
+        """Return what the index tells about this run."""
+        options = self._options
+        return {
+            "Run of": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            "Spacing": f"{options.spacing:g} mm",
+            "Device": device_of(options),
+            "Precision": options.precision,
+        }
 
 
 def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
