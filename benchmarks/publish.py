@@ -8,6 +8,7 @@ No number of the documentation is typed by hand.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from spider_bundle.bundle import bundle_root
+from spider_bundle.evaluation.tables import SCORE_NAMES
 from spider_bundle.files import atomic_path
 
 _BLOCK = re.compile(r"(<!-- table (?P<name>[\w/.-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -25,6 +27,18 @@ PROTOCOL = (
     "region only; see docs/results.md"
 )
 """What the scores in the bundle's metadata are scores of."""
+
+HEADLINES = (
+    "psnr_db",
+    "ssim",
+    "mae_hu",
+    "dice_bone",
+    "dice_soft_tissue",
+    "dice_intracranial",
+    "dice_mandible",
+    "hd95_bone_mm",
+)
+"""Scores of a long table that a page shows; all of them are in a file beside it."""
 
 METADATA_SCORES = (
     "psnr_db",
@@ -55,8 +69,9 @@ def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
     """Replace the marked tables and the pictures of markdown pages by those of an evaluation.
 
     A table stands between ``<!-- table v1/comparison.md -->`` and ``<!-- end -->``; the name is a
-    file of the evaluation. A picture ``images/NAME.png`` is replaced if ``figures/NAME.png``
-    exists. What the evaluation does not hold stays as it is.
+    file of the evaluation. Of a table of all scores the page shows the :data:`HEADLINES`, and
+    links to ``scores/v1_comparison.csv``. A picture ``images/NAME.png`` is replaced if
+    ``figures/NAME.png`` exists. What the evaluation does not hold stays as it is.
 
     Args:
         folder: Output folder of an evaluation.
@@ -66,15 +81,17 @@ def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
         The pages that changed.
     """
     root = Path(folder)
-
-    def table(match: re.Match[str]) -> str:
-        source = root / match["name"]
-        if not source.exists():
-            return match[0]
-        return f"{match[1]}\n{source.read_text(encoding='utf-8').strip()}\n\n{match[3]}"
-
     changed = []
     for page in pages:
+
+        def table(match: re.Match[str], scores: Path = page.parent / "scores") -> str:
+            source = root / match["name"]
+            if not source.exists():
+                return match[0]
+            text = source.read_text(encoding="utf-8").strip()
+            shown = _headlines(text, scores / f"{match['name'][:-3].replace('/', '_')}.csv")
+            return f"{match[1]}\n{shown}\n\n{match[3]}"
+
         old = page.read_text(encoding="utf-8")
         for picture in _PICTURE.finditer(old):
             drawn = root / "figures" / picture["name"]
@@ -88,6 +105,26 @@ def publish_tables(folder: str | Path, pages: Iterable[Path]) -> list[Path]:
                 temporary.write_text(new, encoding="utf-8")
             changed.append(page)
     return changed
+
+
+def _headlines(table: str, path: Path) -> str:
+    """Return the headlines of a table of all scores with a link to all of it, which is written.
+
+    Args:
+        table: Markdown table; one that is not of all scores is returned as it is.
+        path: CSV file for all of it, in a folder beside the page.
+    """
+    head, rule, *rows = table.splitlines()
+    titles = {f"| {SCORE_NAMES[name]} |" for name in HEADLINES}
+    shown = [row for row in rows if any(row.startswith(title) for title in titles)]
+    if not head.startswith("| measure |") or len(rows) <= len(shown):
+        return table
+    path.parent.mkdir(exist_ok=True)
+    cells = [row.strip("| ").split(" | ") for row in (head, *rows)]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(cells)
+    link = f"[All {len(rows)} scores](scores/{path.name})"
+    return "\n".join([head, rule, *shown, "", link])
 
 
 def publish_metadata(folder: str | Path, files: Iterable[Path]) -> None:

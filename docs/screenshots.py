@@ -1,9 +1,9 @@
 """Make the pictures of real runs that the documentation shows: ``python docs/screenshots.py``.
 
-A night of three made-up studies is run through ``spider batch``: the demo, another analytic head,
+A night of three synthetic studies is run through ``spider batch``: the demo, another head phantom,
 and one without its lateral, which is refused. The preview of the demo, its page and the index page
 of the night go to ``docs/images``; the pages are opened in Chromium, without a window and without
-network. Everything comes from analytic heads: no patient is involved.
+network. Everything comes from head phantoms: no patient is involved.
 """
 
 from __future__ import annotations

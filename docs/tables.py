@@ -1,11 +1,13 @@
-"""Write the tables of codes into the pages: ``python docs/tables.py``, run by ``make docs``.
+"""Write what the package knows into the pages: ``python docs/tables.py``, run by ``make docs``.
 
-A table stands between ``<!-- codes FAMILIES -->`` and ``<!-- end -->``, the limits behind the codes
-of radiographs between ``<!-- limits -->`` and ``<!-- end -->``.
+A table of codes stands between ``<!-- codes FAMILIES -->`` and ``<!-- end -->``, the limits behind
+the codes of radiographs between ``<!-- limits -->`` and ``<!-- end -->``, the scores of the weights
+in one sentence between ``<!-- accuracy -->`` and ``<!-- end -->``.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +16,13 @@ from spider_bundle.dicom import acquisition_geometry, checks, field, pair, pixel
 from spider_bundle.errors import CODES, Code, Info
 
 DOCS = Path(__file__).resolve().parent
-PAGES = ("reference_errors.md", "howto_batch.md", "howto_pacs.md", "howto_prepare.md")
+PAGES = (
+    "../README.md",
+    "reference_errors.md",
+    "howto_batch.md",
+    "howto_pacs.md",
+    "howto_prepare.md",
+)
 
 LIMITS = {
     "E07": f"{studies.MAXIMUM_GAP:g} minutes between the two radiographs. The warning also comes "
@@ -36,9 +44,9 @@ LIMITS = {
     f"{checks.MAXIMUM_PIXELS:g} in a file.",
     "E18": f"At least {checks.ISOCENTRE_USABLE:.0%} of the disc of {checks.ISOCENTRE_RADIUS:g} mm "
     "about the isocentre is exposed. The head counts as cut where more than "
-    f"{checks.CUT_EDGE:.0%} of the pixels along a border are dense; the inferior border is left "
-    "out, because the neck always leaves there. A declared shutter or collimator that leaves less "
-    f"than {field.MINIMUM_FIELD:.0%} of the image is ignored.",
+    f"{checks.CUT_EDGE:.0%} of the pixels along a border are dense; the inferior border does "
+    "not count, because the neck always leaves there. A declared shutter or collimator that leaves "
+    f"less than {field.MINIMUM_FIELD:.0%} of the image is ignored.",
     "E19": f"The angle between the two beams is {pair.NOMINAL_ANGLE:g} degrees, give or take "
     f"{pair.ANGLE_TOLERANCE:g}.",
     "E24": f"Strips along the borders, {checks.STRIP:.0%} of the image wide, count as air when "
@@ -47,20 +55,35 @@ LIMITS = {
 }
 """What is compared with what, by the code."""
 
-_TABLE = re.compile(r"(<!-- (?:codes ([A-Z]+)|limits) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TABLE = re.compile(r"(<!-- (?:codes ([A-Z]+)|limits|accuracy) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def updated(text: str) -> str:
     """Return a page with its tables as the package has them."""
-    return _TABLE.sub(lambda found: found[1] + _content(found[2]) + found[3], text)
+    return _TABLE.sub(lambda found: found[1] + _content(found[1], found[2]) + found[3], text)
 
 
-def _content(families: str | None) -> str:
+def _content(mark: str, families: str | None) -> str:
+    if "accuracy" in mark:
+        return accuracy()
     if families is None:
         return "".join(f"- **{code}**: {limit}\n" for code, limit in LIMITS.items())
     infos = [(code, info) for code, info in CODES.items() if code[0] in families]
     rows = _radiograph_rows(infos) if families == "E" else _rows(infos)
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def accuracy() -> str:
+    """Return the scores in the bundle's metadata as a sentence."""
+    metadata = json.loads((DOCS.parent / "metadata.json").read_text(encoding="utf-8"))
+    scores, mean = (metadata["eval_metrics"][name] for name in ("spider", "training_mean_ct"))
+    return (
+        "On 11 held-out patients (simulated radiographs, known geometry, 4 mm voxels): "
+        f"PSNR {scores['psnr_db']:.1f} dB,\nmean error {scores['mae_hu']:.0f} HU, Dice of bone "
+        f"{scores['dice_bone']:.2f}. The mean CT of the training patients has "
+        f"{mean['psnr_db']:.1f} dB, {mean['mae_hu']:.0f} HU and\n{mean['dice_bone']:.2f} "
+        "([results](docs/results.md)).\n"
+    )
 
 
 def _radiograph_rows(infos: Sequence[tuple[Code, Info]]) -> Iterator[Sequence[str]]:

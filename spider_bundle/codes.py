@@ -356,7 +356,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.ASSOCIATION_LOST: Info(
             "the association broke off, or the peer did not answer in time",
-            "check the peer and the network; then send again, which goes on where it stopped",
+            "check the peer and the network; then send again, which resumes where it stopped",
         ),
         Code.INVALID_RESULT: Info(
             "a result cannot be read, or is not what its report says", "reconstruct the study again"

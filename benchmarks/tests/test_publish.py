@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
-from benchmarks.publish import publish_metadata, publish_tables
+from benchmarks.publish import HEADLINES, publish_metadata, publish_tables
+from spider_bundle.evaluation.tables import SCORE_NAMES, comparison_table
 
 PAGE = """# Results
 
@@ -39,6 +41,26 @@ def test_marked_tables_and_pictures_are_replaced(tmp_path: Path) -> None:
     assert (docs / "images" / "psnr.png").read_bytes() == b"png"
     assert not (docs / "images" / "other.png").exists()
     assert publish_tables(results, pages) == []  # again: nothing changes
+
+
+def test_a_table_of_all_scores_shows_the_headlines(tmp_path: Path) -> None:
+    results, docs = tmp_path / "eval", tmp_path / "docs"
+    (results / "v1").mkdir(parents=True)
+    docs.mkdir()
+    rows = [{name: float(number) for number, name in enumerate(SCORE_NAMES)}]
+    table = comparison_table({"SPIDER": rows, "mean, CT": rows})
+    (results / "v1" / "comparison.md").write_text(table)
+    (docs / "results.md").write_text(PAGE)
+    for _ in range(2):
+        publish_tables(results, [docs / "results.md"])
+    lines = (docs / "results.md").read_text().splitlines()
+    shown = [line.split(" | ")[0].strip("| ") for line in lines if line.startswith("| ")]
+    assert shown == ["measure", *(SCORE_NAMES[name] for name in HEADLINES)]
+    assert f"[All {len(SCORE_NAMES)} scores](scores/v1_comparison.csv)" in lines
+    with (docs / "scores" / "v1_comparison.csv").open(newline="") as file:
+        read = list(csv.reader(file))
+    assert read[0] == ["measure", "SPIDER", "mean, CT"]
+    assert [row[0] for row in read[1:]] == list(SCORE_NAMES.values())
 
 
 def test_metadata_gets_the_means(tmp_path: Path) -> None:

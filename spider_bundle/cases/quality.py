@@ -49,7 +49,7 @@ CHECKS: Mapping[str, Range] = MappingProxyType(
         "slices": Range("number of slices", (40, _ANY), (16, _ANY)),
         "spacing_mm": Range("largest voxel size of the scan, mm", (0, 3.5), (0, 6.5)),
         "gantry_tilt_degrees": Range("gantry tilt that was corrected, degrees", (0, 25), (0, 35)),
-        "head_correlation": Range("correlation with the analytic head", (0.6, 1), (0.5, 1)),
+        "head_correlation": Range("correlation with the head phantom", (0.6, 1), (0.5, 1)),
         "isocentre_measured": Range("1 if the isocentre was measured", (1, 1)),
         "measured_fraction": Range("measured share of the cube", (0.4, 1), (0.1, 1)),
         "head_height_mm": Range("height of the measured head, mm", (150, _ANY), (80, _ANY)),

@@ -1,4 +1,4 @@
-"""How sure a mean over few patients is."""
+"""Confidence intervals of means over few patients."""
 
 from __future__ import annotations
 

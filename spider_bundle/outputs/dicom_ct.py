@@ -2,9 +2,9 @@
 
 Equal volumes of a study give equal files: no clock and no random number is involved, and every new
 UID is the UUID form (PS3.5 B.2) of a hash of the study key and of all that the objects hold:
-patient, study, references, version, grid and voxels. So a run that was cut and repeated writes the
-same objects, and objects that differ in anything never share a UID. Only the StudyInstanceUID of a
-pseudonymous study is made from the study key alone: it holds all results of the study.
+patient, study, references, version, grid and voxels. A repeated run writes the same objects, and
+objects that differ in anything never share a UID. Only the StudyInstanceUID of a pseudonymous study
+is made from the study key alone: it holds all results of the study.
 """
 
 from __future__ import annotations

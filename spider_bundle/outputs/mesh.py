@@ -129,24 +129,6 @@ def write_stl(
         stream.write(triangles.tobytes())
 
 
-def read_stl(path: str | os.PathLike[str]) -> tuple[FloatArray, FloatArray]:
-    """Triangles of a binary STL file.
-
-    Returns:
-        Corners, shape ``(F, 3, 3)``, and normals, shape ``(F, 3)``.
-
-    Raises:
-        ValueError: The file is not a whole binary STL file.
-        OSError: It cannot be read.
-    """
-    data = Path(path).read_bytes()
-    count = int.from_bytes(data[80:84], "little")
-    if len(data) != 84 + count * _TRIANGLE.itemsize:
-        raise ValueError("not a whole binary STL file")
-    triangles = np.frombuffer(data, _TRIANGLE, offset=84)
-    return triangles["corners"].astype(np.float64), triangles["normal"].astype(np.float64)
-
-
 def _smooth(vertices: FloatArray, faces: IntArray) -> FloatArray:
     """Taubin smoothing: each vertex moves towards, then away from, the mean of its neighbours."""
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])

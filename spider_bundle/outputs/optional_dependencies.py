@@ -37,5 +37,5 @@ def require_extra(name: str) -> None:
             raise SpiderError(
                 Code.MISSING_PACKAGE,
                 f"what was asked for needs {wanted}",
-                action=f"pip install 'spider-bundle[{name}]', or leave it out",
+                action=f"pip install -e '.[{name}]' in the bundle's folder, or leave it out",
             )

@@ -312,7 +312,7 @@ def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
     text = f"{voxels} voxels of {sizes} mm"
     _write(draw, (WIDTH - _MARGIN, 34), text, colour=_DIM, anchor="rm")
     planes = (plane.name for plane in PLANES)
-    names = ("Radiograph", "Reprojection of the CT", *planes, "Bones and skin of the labels")
+    names = ("Radiograph", "Reprojection of the CT", *planes, "Labels in 3D")
     for column, name in enumerate(names):
         _write(draw, (panel_box(0, column).left, _TOP - 16), name, size=15, colour=_DIM)
 
@@ -349,7 +349,7 @@ def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result
         for row, view in enumerate(views):
             box = panel_box(row, column)
             pixels = _bytes(view)
-            pixels[hatched] = ImageColor.getrgb(_AMBER)
+            pixels[hatched] = pixels[hatched] // 2 + np.array(ImageColor.getrgb(_AMBER)) // 2
             picture.paste(Image.fromarray(pixels), (box.left, box.top))
             _caption(draw, box, f"{'xyz'[plane.normal]} = {position:.0f} mm")
             _draw_letters(draw, box, plane.letters)

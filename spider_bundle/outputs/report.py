@@ -10,17 +10,16 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from spider_bundle import __version__
-from spider_bundle.dicom.provenance import ViewProvenance
 from spider_bundle.errors import Code
 from spider_bundle.files import file_sha256, write_text
 from spider_bundle.intensity import HU_FILE_RANGE, HU_WINDOW
@@ -65,6 +64,8 @@ Length = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float | None, Field(ge=0), BeforeValidator(_finite)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Row = tuple[Real, Real, Real, Real]
+T = TypeVar("T")
+ByName = Annotated[dict[str, T], AfterValidator(lambda values: dict(sorted(values.items())))]
 
 
 class ReportModel(BaseModel):
@@ -95,7 +96,7 @@ class ViewEntry(ReportModel):
 
     role: Literal["frontal", "lateral"]
     view_position: Literal["AP", "PA", "LL", "RL"]
-    geometry: dict[str, SourcedValue]
+    geometry: ByName[SourcedValue]
     projection: tuple[Row, Row, Row] | None = None
     """LPS mm to (column, row) of the network's image."""
 
@@ -176,7 +177,7 @@ class Report(ReportModel):
     intended_use: IntendedUse = INTENDED_USE  # type: ignore[assignment]
     study_key: Annotated[str, Field(pattern="^[0-9A-Za-z][0-9A-Za-z_-]*$")]
     """Keyed hash of the study."""
-    software: dict[str, str | None]
+    software: ByName[str | None]
     weights_sha256: Sha256 | None
     device: Text
     views: tuple[ViewEntry, ViewEntry]
@@ -186,7 +187,7 @@ class Report(ReportModel):
     intensity: IntensityEntry = IntensityEntry()
     labels: tuple[LabelEntry, ...]
     reprojection: ConsistencyEntries | None
-    timings_s: dict[str, Seconds]
+    timings_s: ByName[Seconds]
     files: tuple[FileEntry, ...] = ()
 
     @property
@@ -220,10 +221,10 @@ def build_report(result: Result) -> Report:
     return Report.model_validate(
         {
             "study_key": result.study_key,
-            "software": _by_name(software_versions()),
+            "software": software_versions(),
             "weights_sha256": result.weights_sha256,
             "device": result.device,
-            "views": [asdict(view) | {"geometry": _geometry(view)} for view in provenance.views],
+            "views": [asdict(view) for view in provenance.views],
             "assumptions": [ISOCENTRIC, *[NO_COMMON_FRAME][: provenance.isocentric_assumed]],
             "findings": [found.facts() for found in provenance.findings],
             "grid": {
@@ -233,7 +234,7 @@ def build_report(result: Result) -> Report:
             },
             "labels": _labels(result),
             "reprojection": result.consistency,
-            "timings_s": _by_name(result.timings),
+            "timings_s": result.timings,
         }
     )
 
@@ -300,11 +301,3 @@ def software_versions() -> dict[str, str | None]:
         except PackageNotFoundError:
             versions[name] = None
     return versions
-
-
-def _geometry(view: ViewProvenance) -> dict[str, Any]:
-    return _by_name({name: asdict(value) for name, value in view.geometry.items()})
-
-
-def _by_name(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in sorted(values)}

@@ -71,7 +71,7 @@ class WriteStudyd(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the study; ``result`` names its folder under ``study``.
 
-        A study that cannot be written is logged (R01) and has no ``result``; the run goes on.
+        A study that cannot be written is logged (R01) and has no ``result``; the run continues.
 
         Raises:
             ValueError: The volumes do not fit the grid.

@@ -1,4 +1,4 @@
-"""A C-STORE SCU for results (DICOM PS3.4 annexes A and B) that goes on where it was cut."""
+"""A C-STORE SCU for results (DICOM PS3.4 annexes A and B) that resumes where it was interrupted."""
 
 from __future__ import annotations
 

@@ -409,7 +409,7 @@ def test_missing_packages_are_named(
     if not fails:
         require_extra("dicom")
         return
-    with pytest.raises(SpiderError, match=r"^R03 .*pip install 'spider-bundle\[dicom\]'"):
+    with pytest.raises(SpiderError, match=r"^R03 .*pip install -e '.\[dicom\]'"):
         require_extra("dicom")
 
 

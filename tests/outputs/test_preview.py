@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,11 +254,11 @@ def test_grid_without_the_isocentre_is_cut_through_its_middle(tmp_path: Path) ->
 
 def test_shapes_must_fit(tmp_path: Path) -> None:
     grid = Grid.centred(4.0, 20)
-    with pytest.raises(ValueError, match="grid"):
-        drawn(tmp_path / "p.png", grid, np.zeros((20, 20, 21), np.int16))
-    image = np.zeros((2, 8, 9))
-    with pytest.raises(ValueError, match="images"):
-        drawn(tmp_path / "p.png", grid, np.zeros(grid.shape, np.int16), reprojection=image)
+    result = study(grid, np.zeros(grid.shape, np.int16))
+    report = result.report()
+    for wrong in ({"hu": np.zeros((20, 20, 21), np.int16)}, {"reprojection": np.zeros((2, 8, 9))}):
+        with pytest.raises(ValueError, match=r"\(20, 20, 21\)|one shape"):
+            write_preview(tmp_path / "p.png", replace(result, **wrong), report)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -293,11 +294,11 @@ def test_what_the_radiographs_do_not_show_is_hatched(tmp_path: Path) -> None:
     picture = drawn(tmp_path / "p.png", grid, hu, mask=mask, **where)
     whole = drawn(tmp_path / "q.png", grid, hu, **where)
     for row in (0, 1):
-        amber = abs(panel(picture, row, 2) - (242, 184, 75)).max(axis=-1) < 2
+        amber = abs(panel(picture, row, 2) - (121, 92, 37)).max(axis=-1) < 2
         one, none = amber[30:100, half + 50 : -30], amber[half + 50 : -30, half + 50 : -30]
         assert 0.08 < one.mean() < 0.12 < 0.16 < none.mean() < 0.2
         assert not amber[30:100, 30:100].any()
-    assert not (abs(panel(whole, 0, 2)[30:-30, 30:-30] - (242, 184, 75)).max(axis=-1) < 2).any()
+    assert not (abs(panel(whole, 0, 2)[30:-30, 30:-30] - (121, 92, 37)).max(axis=-1) < 2).any()
 
 
 def test_bones_lie_where_the_planes_show_them(tmp_path: Path, placed: Grid) -> None:
@@ -318,4 +319,4 @@ def test_bones_lie_where_the_planes_show_them(tmp_path: Path, placed: Grid) -> N
             150 + scale * (middle[axis] - centre[axis]), abs=3
         )
         assert 40 + rows.mean() == pytest.approx(150 - scale * (middle[2] - centre[2]), abs=3)
-        assert shown.sum() == pytest.approx(np.pi * (14 * scale) ** 2, rel=0.15)
+        assert shown.sum() == pytest.approx(np.pi * (14 * scale) ** 2, rel=0.25)
