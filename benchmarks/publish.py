@@ -114,11 +114,11 @@ def _headlines(table: str, path: Path) -> str:
         table: Markdown table; one that is not of all scores is returned as it is.
         path: CSV file for all of it, in a folder beside the page.
     """
-    head, rule, *rows = table.splitlines()
-    titles = {f"| {SCORE_NAMES[name]} |" for name in HEADLINES}
-    shown = [row for row in rows if any(row.startswith(title) for title in titles)]
-    if not head.startswith("| measure |") or len(rows) <= len(shown):
+    if not table.startswith("| measure |"):
         return table
+    head, rule, *rows = table.splitlines()
+    titles = tuple(f"| {SCORE_NAMES[name]} |" for name in HEADLINES)
+    shown = [row for row in rows if row.startswith(titles)]
     path.parent.mkdir(exist_ok=True)
     cells = [row.strip("| ").split(" | ") for row in (head, *rows)]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -82,7 +82,7 @@ def test_containers_find_each_other() -> None:
     assert keys[0] == keys[1]
     mounted = {volume.split(":")[1] for body in SERVICES.values() for volume in body["volumes"]}
     containerfile = (CONTRIB / "container" / "Containerfile").read_text(encoding="utf-8")
-    assert mounted == set(re.findall(r"(?<= )/[a-z]+(?= |$)", containerfile.split("install -d")[1]))
+    assert mounted == set(re.findall(r"(?<= )/[a-z]+(?=\s)", containerfile.split("install -d")[1]))
     assert {volume.split(":")[0] for s in SERVICES.values() for volume in s["volumes"]} <= set(
         COMPOSE["volumes"]
     )
