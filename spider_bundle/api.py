@@ -73,7 +73,8 @@ class Reconstructor(reconstructor.Reconstructor):
 
     Raises:
         FileNotFoundError: There is no bundle, or no such weights file.
-        RuntimeError: The weights do not fit the network, or there is no such device.
+        SpiderError: M01 to M03, the weights cannot be used.
+        RuntimeError: There is no such device.
         ValueError: A value is out of range.
     """
 
@@ -139,9 +140,10 @@ def reconstruct(
         root: Folder of the bundle.
 
     Raises:
-        SpiderError: The radiographs cannot be used; its findings carry code and action.
+        SpiderError: The radiographs, or the weights, cannot be used; its findings carry code and
+            action.
         FileNotFoundError: There is no bundle, or no such weights file.
-        RuntimeError: The weights do not fit the network, or there is no such device.
+        RuntimeError: There is no such device.
         ValueError: A value is out of range, or the overrides are not valid.
     """
     reconstructor = Reconstructor(

@@ -69,6 +69,10 @@ class Code(StrEnum):
     NODE_DIFFERS = "R11"
     # site profiles
     INVALID_PROFILE = "S01"
+    # the model
+    INVALID_WEIGHTS = "M01"
+    OTHER_NETWORK = "M02"
+    INVALID_DESCRIPTION = "M03"
     # the network between this program and a PACS
     INVALID_ADDRESS = "N01"
     PEER_UNREACHABLE = "N02"
@@ -333,6 +337,20 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         # site profiles
         Code.INVALID_PROFILE: Info(
             "the profile, or the overrides of a config, are not valid", "correct the named entry"
+        ),
+        # the model
+        Code.INVALID_WEIGHTS: Info(
+            "the weights file is not one of this bundle: damaged, or of another kind",
+            "name the model.pt of a training, or restore the bundle's models/model.pt",
+        ),
+        Code.OTHER_NETWORK: Info(
+            "these weights belong to another network_def",
+            "name the network_def that they were trained with, or keep the model.json of their "
+            "training beside them",
+        ),
+        Code.INVALID_DESCRIPTION: Info(
+            "the model.json beside the weights is not valid, or belongs to other weights",
+            "copy model.pt and model.json of one training together",
         ),
         # the network between this program and a PACS
         Code.INVALID_ADDRESS: Info(

@@ -24,6 +24,9 @@ EXIT_STATUS: Mapping[Code, int] = MappingProxyType(
         Code.INVALID_PROFILE: EXIT_USAGE,
         Code.INVALID_ADDRESS: EXIT_USAGE,
         Code.MISSING_PACKAGE: EXIT_USAGE,
+        Code.INVALID_WEIGHTS: EXIT_USAGE,
+        Code.OTHER_NETWORK: EXIT_USAGE,
+        Code.INVALID_DESCRIPTION: EXIT_USAGE,
         Code.OUTPUT_IN_USE: EXIT_UNFINISHED,
     }
 )

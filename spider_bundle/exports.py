@@ -166,9 +166,9 @@ def export_bundle(
 
     Raises:
         FileNotFoundError: There is no bundle, or no such weights file.
-        SpiderError: R03, onnx or onnxscript is not installed.
+        SpiderError: R03, onnx or onnxscript is not installed; M01 to M03, the weights cannot be
+            used.
         OSError: The file cannot be written.
-        RuntimeError: The weights do not fit the network.
     """
     loaded = Reconstructor(device="cpu", weights=weights, root=root)
     export_onnx(

@@ -22,6 +22,8 @@ from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import FilmPair
 from spider_bundle.dicom.provenance import Provenance
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.errors import root_cause
+from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.inferers import predict
 from spider_bundle.intensity import attenuation, denormalise_hu
@@ -32,7 +34,6 @@ from spider_bundle.outputs.report import Report, build_report
 from spider_bundle.outputs.study import check_formats
 from spider_bundle.precision import autocast
 from spider_bundle.projection import project_volume
-from spider_bundle.weights import load_weights
 
 PathLike = str | os.PathLike[str]
 Source = PathLike | Sequence[PathLike] | Mapping[str, PathLike] | FilmPair
@@ -164,14 +165,21 @@ class Reconstructor:
 
         Raises:
             FileNotFoundError: There is no such weights file.
-            RuntimeError: The weights do not fit the network, or there is no such device.
+            RuntimeError: There is no such device.
             ValueError: A value is out of range.
-            SpiderError: R03, a format needs packages that are not installed.
+            SpiderError: M01 to M03, the weights cannot be used; R03, a format needs packages that
+                are not installed.
         """
-        parsed = config.get_parsed_content
+
+        def parsed(name: str) -> Any:
+            try:
+                return config.get_parsed_content(name)
+            except RuntimeError as error:  # MONAI wraps all errors
+                raise root_cause(error) from None
+
         self.formats = check_formats(parsed("formats"))
         self.overrides = PairOverrides.from_mapping(parsed("overrides"))
-        Grid.centred(parsed("spacing"), parsed("shape"))  # MONAI would wrap its error
+        Grid.centred(parsed("spacing"), parsed("shape"))
         self.keep_identity: bool = parsed("keep_identity")
         self.site_key: str | None = parsed("site_key")
         self.image_size: int = parsed("image_size")
@@ -179,7 +187,7 @@ class Reconstructor:
         self.device = torch.device(parsed("device"))
         autocast(self.device, parsed("precision"))
         self.network: SPIDER = parsed("network")
-        self.weights_sha256 = load_weights(self.network, parsed("weights"))
+        self.weights_sha256 = file_sha256(parsed("weights"))
         self.network.eval()
         self._inferer = parsed("inferer")
         self._preprocessing = parsed("preprocessing").transforms

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import (
+    ConfigParser,
     ConfigWorkflow,
     ckpt_export,
     load,
@@ -26,6 +27,8 @@ from monai.bundle import (
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.networks import SPIDER
+from spider_bundle.networks.definition import definition_of
+from spider_bundle.weights import read_description
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 
@@ -71,11 +74,16 @@ def test_metadata_agrees_with_code(bundle_root: Path) -> None:
     assert channels == {str(value): name for value, name in LABEL_NAMES.items()}
 
 
-def test_training_and_inference_share_one_network(bundle_root: Path) -> None:
-    train, inference = read(bundle_root, "train.json"), read(bundle_root, "inference.json")
-    assert train["network_def"] == inference["network_def"]
-    for shared in ("image_size", "pixel_size"):
-        assert train[shared] == inference[shared]
+def test_training_inference_and_weights_share_one_network(bundle_root: Path) -> None:
+    defined = []
+    for name in ("train", "inference"):
+        parser = ConfigParser()
+        parser.read_config(str(bundle_root / "configs" / f"{name}.json"))
+        parser["bundle_root"] = str(bundle_root)
+        defined.append(definition_of(parser.get_parsed_content("network_def")))
+    described = read_description(bundle_root / "models" / "model.pt")
+    assert described is not None
+    assert defined == [described.network_def] * 2
 
 
 @pytest.mark.parametrize(

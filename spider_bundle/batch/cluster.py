@@ -301,7 +301,8 @@ def _write_token(folder: Path) -> Path:
 
 def _facts(settings: WorkerSettings) -> dict[str, str]:
     """Return versions and hashes on this machine that the results depend on."""
-    files = {"the weights": settings.config["weights"]}
+    weights = settings.config["weights"]
+    files = {"the weights": weights, "their model.json": Path(weights).with_suffix(".json")}
     with suppress(FileNotFoundError):
         root = bundle_root(settings.root)
         files["configs/inference.json"] = root / "configs" / "inference.json"

@@ -285,6 +285,8 @@ class WorkerPool:
                 other.failed_starts = 0
         elif isinstance(message, StartFailed):
             self._remove(slot)
+            if message.error is not None:
+                raise message.error
             self._on_start_failure(slot.failed_starts, message.reason)
         elif isinstance(message, StudyDone):
             if message.device_error:

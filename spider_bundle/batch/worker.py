@@ -72,9 +72,11 @@ class StartFailed:
 
     Attributes:
         reason: Kind of the error.
+        error: The error, if it has a code; another start would end in the same way.
     """
 
     reason: str
+    error: SpiderError | None = None
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,8 @@ def load_pipeline(settings: WorkerSettings) -> tuple[Ready | StartFailed, Pipeli
         return Ready(), (settings.pipeline or InferencePipeline)(settings)
     except Exception as error:
         debug(error)
-        return StartFailed(type(error).__name__), None
+        coded = error if isinstance(error, SpiderError) else None
+        return StartFailed(type(error).__name__, coded), None
 
 
 def run_study(pipeline: Pipeline, job: Job) -> StudyDone:

@@ -127,7 +127,7 @@ def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, 
     from spider_bundle.bundle import inference_workflow
 
     try:
-        overrides["handlers"] = ["@checkpoint_loader"]  # no statistics of a run without scores
+        overrides["handlers"] = []  # no statistics of a run without scores
         workflow = inference_workflow(overrides, root)
         workflow.run()
         dataset = workflow.parser.get_parsed_content("dataset")

@@ -20,7 +20,7 @@ from spider_bundle.deploy.operators import (
     ReconstructionOperator,
 )
 from spider_bundle.deploy.settings import Settings, find_bundle, read_settings
-from spider_bundle.errors import Code, line, root_cause
+from spider_bundle.errors import Code, SpiderError, line, root_cause
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 from spider_bundle.logs import is_debugging
 from spider_bundle.reconstructor import Reconstructor
@@ -103,8 +103,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_debugging():
             raise
         # its text may quote a path or an attribute: name its kind only
-        message = f"the run failed ({type(root_cause(error)).__name__})"
-        _log.error("%s", line(Code.RUN_FAILED, message, action=_RUN_AGAIN))
+        cause = root_cause(error)
+        message = f"the run failed ({type(cause).__name__})"
+        coded = isinstance(cause, SpiderError)
+        _log.error("%s", cause if coded else line(Code.RUN_FAILED, message, action=_RUN_AGAIN))
         return EXIT_FAILED
     assert application.writer is not None  # composed by now
     written, refused = application.writer.written, application.writer.refused

@@ -7,10 +7,11 @@ population, in the reconstruction frame (LPS mm about the isocentre).
 import math
 
 import torch
-from torch import nn
+
+from spider_bundle.networks.definition import Defined
 
 
-class PositionalEncoding(nn.Module):
+class PositionalEncoding(Defined):
     """Encoding of each coordinate for itself; the encoding of a point joins those of x, y and z.
 
     As no feature mixes axes, the encoding of a regular grid is three short tables

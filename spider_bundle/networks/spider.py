@@ -14,7 +14,6 @@ folded path; both give the same numbers.
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from spider_bundle.geometry import (
@@ -23,6 +22,7 @@ from spider_bundle.geometry import (
     isocentric_view,
 )
 from spider_bundle.networks.decoder import ImplicitDecoder
+from spider_bundle.networks.definition import Defined
 from spider_bundle.networks.encoder import ViewEncoder
 from spider_bundle.networks.positional_encoding import (
     FourierEncoding,
@@ -39,7 +39,7 @@ _CPU_CHUNK = 8192
 """Points decoded at a time on CPUs: a hidden layer, 4 MiB in bfloat16, stays in the caches."""
 
 
-class SPIDER(nn.Module):
+class SPIDER(Defined):
     """Structure-preferential implicit network for two radiographs.
 
     Args:

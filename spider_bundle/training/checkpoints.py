@@ -26,21 +26,30 @@ class ResumableCheckpoint:
     """Save the whole state of a training after every epoch; go on from it when there is one.
 
     A run may be killed at any moment: files appear under their names only when complete. Beside the
-    state, the averaged weights are written as a plain ``model.pt``, ready for inference.
+    state, the averaged weights are written as ``model.pt`` with ``model.json`` (see
+    :mod:`spider_bundle.weights`), ready for inference.
 
     Where several processes train together, the first one reads and writes the files. Names in the
     files do not depend on that: any number of processes can go on.
 
     Args:
-        folder: Folder of ``checkpoint.pt`` and ``model.pt``.
+        folder: Folder of ``checkpoint.pt``, ``model.pt`` and ``model.json``.
         state: Objects with a state dict, by name (network, averaged network, optimizer, schedule).
         network: The network whose weights go to ``model.pt``.
+        recipe: How it is trained, for ``model.json``.
     """
 
-    def __init__(self, folder: str | Path, state: Mapping[str, Any], network: nn.Module) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        state: Mapping[str, Any],
+        network: nn.Module,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.state = state
         self.network = network
+        self.recipe = recipe or {}
 
     def attach(self, engine: Engine) -> None:
         """Load when the trainer starts and save after each of its epochs."""
@@ -87,7 +96,8 @@ class ResumableCheckpoint:
         position = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         with atomic_path(self.folder / "checkpoint.pt") as path:
             torch.save({**state, **position}, path)
-        save_weights(_bare(self.network).state_dict(), self.folder / "model.pt")
+        recipe = {**self.recipe, "epoch": engine.state.epoch}
+        save_weights(_bare(self.network), self.folder / "model.pt", recipe=recipe)
 
 
 def _bare(item: Any) -> Any:
