@@ -6,17 +6,25 @@ PYTEST_ARGS ?=
 
 .PHONY: demo test test-all test-pydicom24 lint types docs results clean
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# what users need
+$(VENV)/.core: pyproject.toml constraints.txt
+	@echo "Installing SPIDER into $(VENV), once: about 1.5 GB with PyTorch for CPUs, 1 to 5 minutes."
+	@echo "PyTorch for GPUs, which pip takes from PyPI, needs several GB more."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[cluster,codecs,dev,dicom,docs,mesh,pacs,train]"
+	$(BIN)/python -m pip install -c constraints.txt -e ".[codecs]"
 	touch $@
 
-demo: $(VENV)/.installed
+# what developers need beside it
+$(VENV)/.installed: $(VENV)/.core
+	@echo "Installing tests, documentation and all extras into $(VENV), once: about 2 GB."
+	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster,codecs,dev,dicom,docs,mesh,pacs,train]"
+	touch $@
+
+demo: $(VENV)/.core
 	$(BIN)/spider demo demo/input
-	$(BIN)/python -W ignore -m monai.bundle run inference --config_file configs/inference.json \
-		--dataset_dir demo/input --output_dir demo/output
-	@echo "Results: demo/output (CT, labels, report, preview.png). Research use only."
+	$(BIN)/spider infer demo/input -o demo/output
+	@echo "Research use only, never for diagnosis."
 
 # The quick tests; `make test-all` runs the slow ones too.
 test: lint types

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from spider_bundle.bundle import evaluation_workflow
-from spider_bundle.cases.datalist import openkbp_datalist, prepared_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.folder import PrepareOptions, prepare_folder
 from spider_bundle.cases.resampling import block_means
 from spider_bundle.evaluation.baselines.mean_head import MeanHead
@@ -67,7 +67,7 @@ def prepared(name: str, heads: Path, folder: Path) -> dict[str, Any]:
             (source / file).symlink_to((heads / file).resolve())
     prepare_folder(source, folder / name / "out", PrepareOptions(spacing=2.0))
     (entry,) = [
-        e for s in ("training", "validation") for e in prepared_datalist(folder / name / "out", s)
+        e for s in ("training", "validation") for e in head_datalist(folder / name / "out", s)
     ]
     return {**entry, "case": name}
 
@@ -84,7 +84,7 @@ def main() -> None:
     if options.weights:
         overrides["weights"] = str(options.weights.resolve())
     content = evaluation_workflow(overrides).parser.get_parsed_content
-    patients = openkbp_datalist(content("dataset_dir"), "training")
+    patients = head_datalist(content("dataset_dir"), "training")
     methods = {
         "SPIDER": NetworkMethod(content("network"), content("device"), content("precision")),
         "training-mean CT": MeanHead(patients),

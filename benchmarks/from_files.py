@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.case_films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.datalist import openkbp_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.transforms import LoadHeadCased
 from spider_bundle.evaluation.baselines.mean_head import MeanHead
 from spider_bundle.evaluation.comparison import score_method
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="only the first so many cases")
     parser.add_argument("--output_dir", type=Path, default=Path("eval", "from_files"))
     options = parser.parse_args()
-    entries = openkbp_datalist(options.dataset_dir, options.section)[: options.limit]
+    entries = head_datalist(options.dataset_dir, options.section)[: options.limit]
     rows = []
     for entry in entries:
         case = load_case(entry)
@@ -52,7 +52,7 @@ def main() -> None:
         rows.append({"case": entry["case"], **score_files(report.parent, case)})
         print(f"{entry['case']}: PSNR {rows[-1]['psnr_db']:.2f} dB; {kinds}")
     write_scores(options.output_dir, "from_files", rows, mean_scores(rows))
-    mean_head = MeanHead(openkbp_datalist(options.dataset_dir, "training"))
+    mean_head = MeanHead(head_datalist(options.dataset_dir, "training"))
     heads = [LoadHeadCased()(entry) for entry in entries]
     columns = {
         "training-mean CT": score_method(mean_head, heads),

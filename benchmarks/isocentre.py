@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.datalist import openkbp_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.localise import locate_head
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--section", default="training")
     options = parser.parse_args()
     found = []
-    for entry in openkbp_datalist(options.dataset_dir, options.section):
+    for entry in head_datalist(options.dataset_dir, options.section):
         case = load_case(entry)
         hu = np.where(case.measured, case.hu, -1000.0)
         found.append(locate_head(hu, case.measured, case.grid).isocentre)

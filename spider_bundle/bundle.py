@@ -7,9 +7,16 @@ import os
 import site
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from spider_bundle.errors import SpiderError
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_STATUS
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "SPIDER_BUNDLE_ROOT"
 
@@ -59,6 +66,21 @@ def config_text(path: str | os.PathLike[str]) -> str:
     return f"${literal}"
 
 
+def or_exit(function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function for a config; an error with a code ends the program in one line.
+
+    MONAI would wrap the error several times, and show each with its traceback.
+
+    Raises:
+        SystemExit: The function raised a SpiderError.
+    """
+    try:
+        return function(*arguments)
+    except SpiderError as error:
+        _log.error("%s", error)
+        raise SystemExit(EXIT_STATUS.get(error.code, EXIT_FAILED)) from None
+
+
 def inference_workflow(
     overrides: Mapping[str, Any], root: str | os.PathLike[str] | None = None
 ) -> Any:
@@ -75,6 +97,15 @@ def inference_workflow(
         FileNotFoundError: There is no bundle.
     """
     return _workflow(["inference"], "inference", overrides, root)
+
+
+def training_workflow(
+    overrides: Mapping[str, Any],
+    root: str | os.PathLike[str] | None = None,
+    layers: Sequence[Path] = (),
+) -> Any:
+    """Return the bundle's training as a MONAI workflow; see :func:`evaluation_workflow`."""
+    return _workflow(["train"], None, overrides, root, layers)
 
 
 def evaluation_workflow(

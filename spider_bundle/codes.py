@@ -73,6 +73,7 @@ class Code(StrEnum):
     INVALID_WEIGHTS = "M01"
     OTHER_NETWORK = "M02"
     INVALID_DESCRIPTION = "M03"
+    NO_HEADS = "M04"
     # the network between this program and a PACS
     INVALID_ADDRESS = "N01"
     PEER_UNREACHABLE = "N02"
@@ -132,7 +133,8 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         # radiographs
         Code.NOT_A_RADIOGRAPH: Info(
             "not DICOM, or not a radiograph (CR, DX, XA, XRF, Enhanced XA, Enhanced XRF)",
-            "export the original radiograph; allow secondary captures explicitly if it is one",
+            "export the original radiograph; if it is a secondary capture, allow these "
+            "(--allow-secondary-capture)",
             attribute="SOPClassUID",
         ),
         Code.UNDECODABLE_PIXEL_DATA: Info(
@@ -147,7 +149,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.MULTIFRAME_OR_SUBTRACTED: Info(
             "multi-frame image without a chosen frame, or subtracted image",
-            "choose a frame of an image that is not subtracted",
+            "choose a frame of an image that is not subtracted (--frame)",
             attribute="NumberOfFrames",
         ),
         Code.DIFFERENT_STUDIES: Info(
@@ -157,7 +159,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.NOT_A_PAIR: Info(
             "not exactly one frontal and one lateral radiograph",
-            "name the two files to use, or set the view of a file",
+            "name one frontal and one lateral radiograph, or set the views (--view)",
             attribute="ViewPosition",
         ),
         Code.TIME_GAP: Info(
@@ -168,27 +170,29 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.UNKNOWN_OR_OBLIQUE_VIEW: Info(
             "the view is unknown, or oblique",
-            "set the view to AP, PA, LL or RL if the radiograph is a plain one",
+            "set the views to AP, PA, LL or RL if the radiographs are plain ones (--view)",
             attribute="ViewPosition",
         ),
         Code.CONTRADICTORY_ORIENTATION: Info(
             "the orientation of the image contradicts its view",
-            "look at the image, then set its view or its orientation",
+            "look at the image, then set its view (--view) or its orientation "
+            "(--frontal-orientation, --lateral-orientation)",
             attribute="PatientOrientation",
         ),
         Code.MISSING_ORIENTATION: Info(
             "the orientation of the image is not given",
-            "set the orientation: patient directions of increasing column and of increasing row",
+            "set the patient directions of increasing column and of increasing row "
+            "(--frontal-orientation, --lateral-orientation)",
             attribute="PatientOrientation",
         ),
         Code.INVALID_SDD: Info(
             "the distance from source to detector is missing or implausible",
-            "set the distance from source to detector in mm",
+            "set the distance from source to detector in mm (--sdd)",
             attribute="DistanceSourceToDetector",
         ),
         Code.INVALID_PIXEL_PITCH: Info(
             "the pixel pitch at the detector is missing or implausible",
-            "set the pixel pitch at the detector in mm",
+            "set the pixel pitch at the detector in mm (--pitch)",
             attribute="ImagerPixelSpacing",
         ),
         Code.PIXEL_SPACING_MISMATCH: Info(
@@ -199,7 +203,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.MISSING_SOD: Info(
             "the distance from source to isocentre cannot be derived",
-            "set the distance from the source to the middle of the head in mm",
+            "set the distance from the source to the middle of the head in mm (--sod)",
             attribute="DistanceSourceToPatient",
         ),
         Code.UNKNOWN_INTENSITY_RELATIONSHIP: Info(
@@ -215,7 +219,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.BURNED_IN_TEXT: Info(
             "text may be burned into the image",
-            "check the image and mask boxes with text",
+            "check the image and mask boxes with text (--frontal-mask, --lateral-mask)",
             severity=Severity.WARNING,
             attribute="BurnedInAnnotation",
         ),
@@ -250,7 +254,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.CONTRADICTORY_LATERALITY: Info(
             "the statements about the side contradict each other",
-            "look at the image, then set the view to LL or RL",
+            "look at the image, then set the view to LL or RL (--view)",
             attribute="ImageLaterality",
         ),
         Code.WRONG_POLARITY: Info(
@@ -351,6 +355,11 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         Code.INVALID_DESCRIPTION: Info(
             "the model.json beside the weights is not valid, or belongs to other weights",
             "copy model.pt and model.json of one training together",
+        ),
+        Code.NO_HEADS: Info(
+            "there are no prepared heads (datalist.json or split.json) in the dataset folder",
+            "name their folder (--dataset-dir, dataset_dir of the config) or set SPIDER_DATA; see "
+            "docs/howto_train.md",
         ),
         # the network between this program and a PACS
         Code.INVALID_ADDRESS: Info(

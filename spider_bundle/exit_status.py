@@ -27,6 +27,7 @@ EXIT_STATUS: Mapping[Code, int] = MappingProxyType(
         Code.INVALID_WEIGHTS: EXIT_USAGE,
         Code.OTHER_NETWORK: EXIT_USAGE,
         Code.INVALID_DESCRIPTION: EXIT_USAGE,
+        Code.NO_HEADS: EXIT_USAGE,
         Code.OUTPUT_IN_USE: EXIT_UNFINISHED,
     }
 )

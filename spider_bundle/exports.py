@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -133,7 +134,10 @@ def export_onnx(
     graph = _graph(network, part, image_size)
     batch, count = torch.export.Dim("batch"), torch.export.Dim("points")
     shapes = {n: {0: batch, 1: count} if n == "points" else {0: batch} for n in graph.inputs}
-    with torch.no_grad(), silenced("torch.onnx", logging.ERROR):
+    noisy = ("torch.onnx", "onnxscript", "onnx_ir")
+    with torch.no_grad(), ExitStack() as quiet:
+        for name in noisy:
+            quiet.enter_context(silenced(name, logging.ERROR))
         program = torch.onnx.export(
             graph.module,
             tuple(graph.inputs.values()),

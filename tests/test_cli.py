@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from spider_bundle import __version__
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
@@ -40,6 +41,7 @@ def test_infer_two_files_with_overrides(pair: tuple[Path, Path], tmp_path: Path)
     assert code == 0, output
     assert "1 reconstructed, 0 refused" in output
     (path,) = (tmp_path / "out").glob("*/report.json")
+    assert f"open {path.parent / 'preview.png'}" in output
     frontal, lateral = json.loads(path.read_text())["views"]
     assert frontal["geometry"]["sod"] == {
         "attribute": None,
@@ -85,15 +87,48 @@ def test_bad_usage_is_told(arguments: list[str], pair: tuple[Path, Path], tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_unexpected_failure_names_no_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"not weights", b""])
+def test_wrong_weights_are_told_first_and_name_no_file(
+    content: bytes, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     weights = tmp_path / "Doe_Jane.pt"
-    weights.write_bytes(b"not weights")
+    weights.write_bytes(content)
     code, output = spider("infer", *pair, "-o", tmp_path / "out", "--weights", weights)
-    assert code == EXIT_FAILED
-    assert "R02 the run failed" in output
+    assert code == EXIT_USAGE
+    assert "M01 the weights file is not one of this bundle" in " ".join(output.split())
     assert "Doe" not in output
     assert "Traceback" not in output
-    assert not list((tmp_path / "out").glob("*/report.json"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_an_output_folder_that_cannot_be_made_is_r01(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "Doe").touch()
+    code, output = spider("infer", *pair, "-o", tmp_path / "Doe" / "sub")
+    assert code == EXIT_FAILED
+    assert output.startswith("R01 the output folder cannot be used (Not a directory). To do: ")
+    assert "Doe" not in output
+
+
+def test_version_help_and_groups() -> None:
+    assert spider("--version") == (0, f"spider {__version__}\n")
+    code, output = spider("infer", "-h")
+    assert code == 0
+    assert max(map(len, output.splitlines())) <= 80
+    for text in ("Outputs:", "Geometry, if the files lack it:", "--lateral-orientation COLUMNS"):
+        assert text in output
+
+
+def test_demo_writes_several_studies(tmp_path: Path) -> None:
+    code, output = spider("demo", tmp_path / "in", "--number", 2)
+    assert code == 0
+    first, _, second, _ = map(Path, output.split())
+    assert (first.parent.name, second.parent.name) == ("1", "2")
+    assert first.read_bytes() != second.read_bytes()
+    (tmp_path / "file").touch()
+    code, output = spider("demo", tmp_path / "file" / "in")
+    assert (code, output[:3]) == (EXIT_FAILED, "R01")
 
 
 def test_a_file_name_is_never_evaluated(
@@ -120,20 +155,20 @@ def test_a_study_that_cannot_be_written_takes_no_other_down(
     (out / blocked / "notes.txt").touch()  # not a study, so it must not be replaced
     code, output = spider("infer", films, "-o", out, "--spacing", 8, "--shape", 32)
     assert code == EXIT_FAILED
-    assert "1 reconstructed, 0 refused, 1 not written" in output
+    assert "1 reconstructed, 0 refused, 1 failed; open " in output
     (report,) = out.glob("*/report.json")
     assert report.parent.name != blocked
     assert (out / blocked / "notes.txt").exists()
     assert json.loads((out / "refused.json").read_text())["refused"] == []
     assert str(other[0].parent) not in output
-    assert f"study {blocked}: R01" in caplog.text
+    assert f"study {blocked} failed: R01" in caplog.text
     assert str(tmp_path) not in caplog.text
 
 
 def test_evaluate_needs_prepared_heads(tmp_path: Path) -> None:
     code, output = spider("evaluate", "--dataset-dir", tmp_path, "-o", tmp_path / "out")
     assert code == EXIT_USAGE
-    assert "split.json" in output
+    assert "M04 there are no prepared heads" in " ".join(output.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -96,7 +96,7 @@ def spider_options(only: str = "") -> set[str]:
     group = typer.main.get_command(app)
     names = {"help"}
     assert isinstance(group, typer.core.TyperGroup)
-    for name, command in group.commands.items():
+    for name, command in {"": group, **group.commands}.items():
         if only and name != only:
             continue
         for parameter in command.params:

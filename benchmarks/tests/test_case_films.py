@@ -10,7 +10,7 @@ import pytest
 from benchmarks.case_films import case_grid_overrides, score_files, write_case_films
 from spider_bundle.bundle import inference_workflow
 from spider_bundle.cases.case import HeadCase, load_case, phantom_case
-from spider_bundle.cases.datalist import openkbp_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.transforms import LoadHeadCased
 from spider_bundle.dicom.studies import find_studies
 from spider_bundle.evaluation.baselines.mean_head import MeanHead
@@ -55,8 +55,8 @@ def test_perfect_files_score_perfectly(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_real_heads_from_files_beat_the_mean_head(tmp_path: Path, shared_data: Path) -> None:
     folder = shared_data / "heads" / "openkbp_4mm"
-    mean_head = MeanHead(openkbp_datalist(folder, "training"))
-    for entry in openkbp_datalist(folder, "validation")[:2]:
+    mean_head = MeanHead(head_datalist(folder, "training"))
+    for entry in head_datalist(folder, "validation")[:2]:
         case = load_case(entry)
         work = tmp_path / entry["case"]
         write_case_films(case, entry["case"], work / "dicom")

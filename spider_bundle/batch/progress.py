@@ -15,6 +15,8 @@ from spider_bundle.batch.records import Entry, State
 
 _log = logging.getLogger(__name__)
 
+_LEVELS = {State.DONE: logging.INFO, State.REFUSED: logging.WARNING, State.FAILED: logging.ERROR}
+
 
 class Progress:
     """Counts the studies that end.
@@ -27,6 +29,7 @@ class Progress:
         self._bar = bar
         self._start = time.monotonic()
         self._ended = 0
+        self._done = 0
         self._total = 0
 
     def expect(self, studies: int) -> None:
@@ -36,37 +39,48 @@ class Progress:
             self._bar.total = self._total
             self._bar.refresh()
 
+    def stage(self, name: str) -> None:
+        """Show what is done to a study: read, reconstruct or write it."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(name)
+
     def tell(self, entry: Entry) -> None:
-        """Count a study that has ended."""
+        """Count a study that has ended, and log how in one line."""
         self._ended += 1
-        level = logging.INFO if entry.state is State.DONE else logging.ERROR
-        codes = f" {' '.join(entry.codes)}" if entry.codes else ""
+        self._done += entry.state is State.DONE
         times = ", ".join(f"{name} {value:.1f} s" for name, value in entry.seconds.items())
-        left = (time.monotonic() - self._start) / self._ended * (self._total - self._ended)
-        remaining = "" if self._bar is not None else f"; about {left / 60:.0f} min left"
+        found = "; ".join(
+            f"{fact['code']} ({fact['role']}) {fact['message']}. To do: {fact['action']}"
+            for fact in entry.findings
+            if fact["severity"] == "error" or entry.state is State.DONE
+        )
+        remaining = ""
+        if self._bar is None and self._done and self._ended < self._total:
+            each = (time.monotonic() - self._start) / self._done
+            remaining = f"; about {each * (self._total - self._ended) / 60:.0f} min left"
         _log.log(
-            level,
+            _LEVELS[entry.state],
             "%d/%d study %s %s%s%s%s",
             self._ended,
             self._total,
-            entry.study_key,
+            entry.study_key or "-",
             entry.state.value,
-            codes,
+            f": {found}" if found else "".join(f" {code}" for code in entry.codes),
             f" ({times})" if times else "",
             remaining,
         )
-        for fact in entry.findings:
-            if fact["severity"] == "error":
-                words = (entry.study_key, fact["code"], fact["role"], fact["message"])
-                _log.error("study %s: %s (%s) %s. To do: %s", *words, fact["action"])
         if self._bar is not None:
             self._bar.update()
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
-    """Progress on the terminal if standard error is one, else in the log."""
-    if not sys.stderr.isatty():
+def progress(is_endless: bool = False) -> Iterator[Progress]:
+    """Progress on the terminal if standard error is one, else in the log.
+
+    Args:
+        is_endless: Whether nobody knows how many studies will come; then without a bar.
+    """
+    if is_endless or not sys.stderr.isatty():
         yield Progress(None)
         return
     with tqdm(total=0, unit="study", dynamic_ncols=True) as bar, logging_redirect_tqdm():

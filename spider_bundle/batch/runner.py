@@ -145,7 +145,7 @@ class _Run:
             stack.callback(self._clean)
             stack.enter_context(self._stop.listening())
             stack.callback(self._pool.close)
-            self._progress = stack.enter_context(progress())
+            self._progress = stack.enter_context(progress(self._options.watch))
             self._finder = stack.enter_context(closing(self._open_finder()))
             try:
                 self._search()
@@ -226,11 +226,19 @@ class _Run:
         awaited = [r for r in found.refusals if r.is_incomplete and has_file_in(r, recent)]
         self._log_awaited([refusal for refusal in awaited if refusal not in changes])
         self._forget_mended(found.refusals)
-        for refusal in found.refusals:
-            if refusal not in changes and refusal not in awaited:
-                self._refuse(refusal)
+        jobs = self._not_done([job for job in found.jobs if job not in changes])
+        refusals = [
+            refusal
+            for refusal in found.refusals
+            if refusal not in changes
+            and refusal not in awaited
+            and refusal != self._refused.get(refusal.study_key)
+        ]
+        self._progress.expect(len(jobs) + len(refusals))
+        for refusal in refusals:
+            self._refuse(refusal)
         self._reconstruct(
-            self._not_done([job for job in found.jobs if job not in changes]),
+            jobs,
             [path for study in (*changes, *awaited) for path in study.files],
         )
         self._outcome.incomplete = len(awaited)
@@ -272,7 +280,6 @@ class _Run:
         """
         at_hand = {job.study_key: job for job in jobs}
         self._taken |= at_hand
-        self._progress.expect(len(jobs))
         for job in jobs:
             self._refused.pop(job.study_key, None)
             self._pool.submit(job)
@@ -337,10 +344,7 @@ class _Run:
                 self._outcome.stop_code = Code(entry.codes[0])
 
     def _refuse(self, refusal: Refusal) -> None:
-        if refusal == self._refused.get(refusal.study_key):
-            return
         self._refused[refusal.study_key] = refusal
-        self._progress.expect(1)
         entry = Entry(
             refusal.study_key,
             State.REFUSED,

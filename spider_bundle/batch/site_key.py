@@ -43,6 +43,8 @@ def read_key_file(path: Path) -> str:
         with path.open(encoding="utf-8") as stream:
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             key = stream.read().strip()
+    except FileNotFoundError:
+        raise SpiderError(Code.INVALID_KEY_FILE, "the key file does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
         message = f"the key file cannot be read ({type(error).__name__})"
         raise SpiderError(Code.INVALID_KEY_FILE, message) from None

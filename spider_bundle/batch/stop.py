@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 _NAP_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class StopRequest:
@@ -47,3 +50,5 @@ class StopRequest:
 
     def _count(self, *_: Any) -> None:
         self.requests += 1
+        if self.requests == 1:
+            _log.warning("stopping after the studies at hand; once more to stop at once")

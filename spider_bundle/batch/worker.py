@@ -110,6 +110,9 @@ class InferencePipeline:
     Args:
         settings: See :class:`WorkerSettings`.
 
+    Attributes:
+        reconstructor: The network.
+
     Raises:
         Exception: The config or the weights are not valid.
     """
@@ -123,7 +126,7 @@ class InferencePipeline:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self._output_dir = settings.config["output_dir"]
-        self._reconstructor = Reconstructor.from_config(
+        self.reconstructor = Reconstructor.from_config(
             settings.root, settings.config_files, **settings.config
         )
         if settings.threads:
@@ -132,17 +135,17 @@ class InferencePipeline:
 
     def read(self, job: Job) -> dict[Hashable, Any]:
         """Read the pair into the network's image."""
-        return self._reconstructor.read(job.pair)
+        return self.reconstructor.read(job.pair)
 
     def reconstruct(self, item: dict[Hashable, Any]) -> Result:
         """Run the network."""
-        return self._reconstructor.run(item)
+        return self.reconstructor.run(item)
 
     def write(self, result: Result) -> None:
         """Write the study's folder."""
         from spider_bundle.outputs.study import write_study
 
-        write_study(self._output_dir, result, self._reconstructor.formats)
+        write_study(self._output_dir, result, self.reconstructor.formats)
 
 
 def serve(connection: Connection, settings: WorkerSettings) -> None:
@@ -172,13 +175,23 @@ def load_pipeline(settings: WorkerSettings) -> tuple[Ready | StartFailed, Pipeli
         return StartFailed(type(error).__name__, coded), None
 
 
-def run_study(pipeline: Pipeline, job: Job) -> StudyDone:
-    """Read, reconstruct and write one study; no error is raised."""
+def run_study(
+    pipeline: Pipeline, job: Job, on_stage: Callable[[str], None] | None = None
+) -> StudyDone:
+    """Read, reconstruct and write one study; no error is raised.
+
+    Args:
+        pipeline: The stages.
+        job: The study.
+        on_stage: Called with the name of each stage before it starts.
+    """
     seconds: dict[str, float] = {}
     warnings: Sequence[Mapping[str, Any]] = ()
     item: Any = job
     for name in ("read", "reconstruct", "write"):
         start = time.perf_counter()
+        if on_stage is not None:
+            on_stage(name)
         try:
             item = getattr(pipeline, name)(item)
         except Exception as error:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import fail, shown
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,
@@ -18,6 +16,7 @@ from spider_bundle.cli.options import (
     Html,
     KeepIdentity,
     KeyFile,
+    Layers,
     Mesh,
     Precision,
     Shape,
@@ -27,10 +26,7 @@ from spider_bundle.cli.options import (
     computation,
 )
 from spider_bundle.cli.send import check_peer, deliver
-from spider_bundle.exit_status import EXIT_FAILED, EXIT_USAGE
-
-if TYPE_CHECKING:
-    from spider_bundle.batch.options import BatchOptions
+from spider_bundle.exit_status import EXIT_FAILED
 
 
 def batch(
@@ -50,16 +46,20 @@ def batch(
         bool, typer.Option("--watch", help="Wait for further studies until SIGTERM.")
     ] = False,
     quiet_seconds: Annotated[
-        float, typer.Option(help="Take a study when unchanged for so long (--watch).", min=0)
+        float,
+        typer.Option(
+            help="Without change before a study is processed (--watch).", min=0, metavar="SECONDS"
+        ),
     ] = 30.0,
     patience: Annotated[
-        float, typer.Option(help="Refuse a study without a view after so long (--watch).", min=0)
+        float, typer.Option(help="To wait for a missing view (--watch).", min=0, metavar="SECONDS")
     ] = 3600.0,
     jobs: Annotated[
         int | None,
         typer.Option(
             help="Worker processes; on a CPU one per core, up to 8, if not given.",
             min=1,
+            metavar="N",
             show_default=False,
         ),
     ] = None,
@@ -67,13 +67,15 @@ def batch(
     precision: Precision = "auto",
     spacing: Spacing = 2.0,
     shape: Shape = 128,
-    limit: Annotated[int | None, typer.Option(help="Most studies to take.", min=1)] = None,
-    on_error: Annotated[str, typer.Option(help="continue or stop.")] = "continue",
+    limit: Annotated[
+        int | None, typer.Option(help="Stop after N studies.", min=1, metavar="N")
+    ] = None,
+    on_error: Annotated[str, typer.Option(help="continue or stop.", metavar="NAME")] = "continue",
     time_limit: Annotated[
-        float, typer.Option(help="Seconds that one study may take.", min=1)
+        float, typer.Option(help="Of one study.", min=1, metavar="SECONDS")
     ] = 600.0,
     min_free: Annotated[
-        float, typer.Option(help="Start no study with less free space, MiB.", min=0)
+        float, typer.Option(help="Minimum free space.", min=0, metavar="MIB")
     ] = 512.0,
     dicom: Dicom = False,
     mesh: Mesh = False,
@@ -81,26 +83,23 @@ def batch(
     keep_identity: KeepIdentity = False,
     profile: Annotated[
         Path | None,
-        typer.Option(help="The site's overrides, YAML or JSON.", exists=True, dir_okay=False),
+        typer.Option(
+            help="The site's overrides, YAML or JSON.", exists=True, dir_okay=False, metavar="FILE"
+        ),
     ] = None,
     key_file: KeyFile = None,
     create_key_file: CreateKeyFile = False,
     cluster: Annotated[
-        str, typer.Option(help="HOST:PORT of a Ray cluster whose nodes do the work.")
+        str, typer.Option(help="Ray cluster whose nodes do the work.", metavar="HOST:PORT")
     ] = "",
     store_to: Annotated[
-        str, typer.Option(help="Then send the DICOM results to this PACS, AE@host:port.")
+        str, typer.Option(help="Then send the DICOM results to this PACS.", metavar="AE@HOST:PORT")
     ] = "",
     weights: Weights = None,
-    config_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Config on top of inference.json; may be repeated.", exists=True, dir_okay=False
-        ),
-    ] = None,
+    config_file: Layers = None,
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Reconstruct every study of INPUT into OUTPUT, unattended; run again to go on.
+    """Reconstruct every study of INPUT into OUTPUT, unattended; run again to resume.
 
     Exit codes: 0 all done, 1 failures, 2 bad usage, 3 refused studies or none found, 4 stopped
     before the end. How each study ended is in OUTPUT/manifest.jsonl.
@@ -108,7 +107,9 @@ def batch(
     from spider_bundle.batch.cluster import ClusterOptions
     from spider_bundle.batch.options import BatchOptions
     from spider_bundle.batch.runner import plan_batch, run_batch
+    from spider_bundle.outputs.html_report import INDEX_FILE
     from spider_bundle.outputs.optional_dependencies import require_extra
+    from spider_bundle.outputs.study import REFUSED_FILE
 
     with shown():
         if on_error not in ("continue", "stop"):
@@ -154,7 +155,9 @@ def batch(
         )
     if store_to:
         check_peer(store_to)
-    with _without_traceback(options):
+    with without_traceback(options):
+        if watch:
+            typer.echo(f"watching {source}; SIGTERM stops after the studies at hand", err=True)
         if dry_run:
             plan = plan_batch(options)
             lines, outcome = list(plan.lines()), plan.outcome
@@ -163,33 +166,17 @@ def batch(
     for line in lines:
         typer.echo(line)
     counts = (f"{number} {name}" for name, number in outcome.counts.items() if number)
-    typer.echo(", ".join(counts) or "no study found")
+    text = ", ".join(counts) or "no study found"
+    if not dry_run:
+        text += f"; results in {output}"
+        text += f", refusals in {output / REFUSED_FILE}" if outcome.refused else ""
+        text += f", open {output / INDEX_FILE}" if html else ""
+    typer.echo(text)
     exit_code = outcome.exit_code
     if store_to and not dry_run:
-        with _without_traceback(options):
+        with without_traceback(options):
             problems = deliver(output, store_to).problems
         if problems:
             exit_code = exit_code or EXIT_FAILED
     if exit_code:
         raise typer.Exit(exit_code)
-
-
-@contextmanager
-def _without_traceback(options: BatchOptions) -> Iterator[None]:
-    """Tell what ends the batch early in one line, and end with its exit code.
-
-    Raises:
-        typer.BadParameter: Wrong use.
-        typer.Exit: All else.
-    """
-    from spider_bundle.cli.early_end import early_end
-
-    try:
-        yield
-    except (typer.Exit, typer.BadParameter):  # shown already
-        raise
-    except Exception as error:
-        end = early_end(error, options)
-        if end.exit_code == EXIT_USAGE:
-            raise typer.BadParameter(end.message) from None
-        fail(end.message, end.exit_code)

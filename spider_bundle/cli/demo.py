@@ -7,10 +7,25 @@ from typing import Annotated
 
 import typer
 
+from spider_bundle.cli.ends import written
+from spider_bundle.errors import CODES, Code
 
-def demo(folder: Annotated[Path, typer.Argument(help="Folder for the two DICOM files.")]) -> None:
-    """Write the demo's radiograph pair, made from an analytic head."""
+
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Folder for the DICOM files.", file_okay=False)],
+    number: Annotated[int, typer.Option(help="Number of studies.", min=1, metavar="N")] = 1,
+) -> None:
+    """Write the demo's radiograph pair, made from an analytic head, or several from several heads.
+
+    The first study lies in FOLDER itself if it is the only one, otherwise in FOLDER/1.
+    """
     from spider_bundle.demo import write_demo_pair
+    from spider_bundle.phantom import HeadPhantom
 
-    for path in write_demo_pair(folder):
-        typer.echo(str(path))
+    with written("the demo could not be written", CODES[Code.WRITE_FAILED].action):
+        for study in range(1, number + 1):
+            target = folder if number == 1 else folder / str(study)
+            name = "demo" if study == 1 else f"demo {study}"
+            head = None if study == 1 else HeadPhantom.random(study)
+            for path in write_demo_pair(target, head, name=name):
+                typer.echo(str(path))

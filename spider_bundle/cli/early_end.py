@@ -28,12 +28,15 @@ class EarlyEnd:
     exit_code: int = EXIT_FAILED
 
 
-def early_end(error: Exception, options: BatchOptions | None = None) -> EarlyEnd:
+def early_end(
+    error: Exception, options: BatchOptions | None = None, subject: str = "the batch"
+) -> EarlyEnd:
     """Return how an error ends a batch; with ``SPIDER_DEBUG``, show where it was raised.
 
     Args:
         error: What :func:`~spider_bundle.batch.runner.run_batch` raised.
         options: Those of the batch, to tell which named file cannot be read.
+        subject: What ended.
     """
     if isinstance(error, SpiderError):
         return EarlyEnd(str(error), EXIT_STATUS.get(error.code, EXIT_FAILED))
@@ -44,11 +47,11 @@ def early_end(error: Exception, options: BatchOptions | None = None) -> EarlyEnd
             unreadable = _unreadable(options) if options else None
         if unreadable:
             return EarlyEnd(unreadable)
-        message = f"the batch could not go on ({reason(error)})"
+        message = f"{subject} could not go on ({reason(error)})"
         action = f"{CODES[Code.WRITE_FAILED].action}; what is done stays"
         return EarlyEnd(line(Code.WRITE_FAILED, message, action=action))
     # its text may quote a path or an attribute: name its kind only
-    message = f"the batch failed unexpectedly ({type(root_cause(error)).__name__})"
+    message = f"{subject} failed unexpectedly ({type(root_cause(error)).__name__})"
     action = (
         "run again with SPIDER_DEBUG=1 to see where; the details may name files. What is done stays"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -13,6 +13,9 @@ from spider_bundle.errors import Code, SpiderError, line, validation_message
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_STATUS, EXIT_USAGE
 from spider_bundle.files import reason
 from spider_bundle.logs import is_debugging
+
+if TYPE_CHECKING:
+    from spider_bundle.batch.options import BatchOptions
 
 
 def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
@@ -44,6 +47,33 @@ def shown() -> Iterator[None]:
         if status == EXIT_USAGE:
             raise typer.BadParameter(str(error)) from None
         fail(str(error), status)
+
+
+@contextmanager
+def without_traceback(
+    options: BatchOptions | None = None, subject: str = "the batch"
+) -> Iterator[None]:
+    """Tell what ends a command early in one line, and end with its exit code.
+
+    Args:
+        options: To tell which of the files that they name cannot be read.
+        subject: What ended.
+
+    Raises:
+        typer.BadParameter: Wrong use.
+        typer.Exit: All else.
+    """
+    from spider_bundle.cli.early_end import early_end  # heavy: keeps the help fast
+
+    try:
+        yield
+    except (typer.Exit, typer.BadParameter):  # shown already
+        raise
+    except Exception as error:
+        end = early_end(error, options, subject)
+        if end.exit_code == EXIT_USAGE:
+            raise typer.BadParameter(end.message) from None
+        fail(end.message, end.exit_code)
 
 
 @contextmanager

@@ -7,37 +7,27 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
+    DatasetDir,
     Device,
+    Layers,
     Precision,
     Weights,
-    computation,
-    config_path,
+    training_values,
 )
 
 
 def evaluate(
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for scores, tables and figures.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for scores, tables and figures.", metavar="FOLDER"
+        ),
     ] = Path("eval"),
-    dataset_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Prepared heads; heads/openkbp_4mm below SPIDER_DATA if not given.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
-    config_file: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Config layered on top, as of your own training; may be repeated.",
-            exists=True,
-            dir_okay=False,
-        ),
-    ] = None,
+    dataset_dir: DatasetDir = None,
+    config_file: Layers = None,
     weights: Weights = None,
     device: Device = "",
     precision: Precision = "auto",
@@ -47,25 +37,26 @@ def evaluate(
 
     Protocols V1 and V2, sensitivity, tables and figures go to OUTPUT.
     """
+    with shown():
+        values = training_values(dataset_dir, device, precision, output_dir=output, weights=weights)
     from spider_bundle.bundle import evaluation_workflow
     from spider_bundle.evaluation.methods import NetworkMethod
     from spider_bundle.evaluation.protocols import evaluate as run_protocols
 
-    with shown():
-        overrides = {"output_dir": config_path(output), **computation(device, precision)}
-    for name, path in (("dataset_dir", dataset_dir), ("weights", weights)):
-        if path is not None:
-            overrides[name] = config_path(path)
-    layers = config_file or []
-    content = evaluation_workflow(overrides, bundle_root, layers).parser.get_parsed_content
-    if not layers and not Path(content("dataset_dir"), "split.json").is_file():
-        raise typer.BadParameter("no prepared heads (split.json) there; name them: --dataset-dir")
-    run_protocols(
-        NetworkMethod(content("network"), content("device"), content("precision")),
-        training=[entry for entry in content("train::data") if "phantom" not in entry],
-        validation=content("validate::data"),
-        output_dir=content("output_dir"),
-        image_size=content("image_size"),
-        pixel_size=content("pixel_size"),
-    )
+    with without_traceback(subject="the evaluation"):
+        content = evaluation_workflow(values, bundle_root, config_file or []).parser
+        validation = content.get_parsed_content("validate::data")
+        if not validation:
+            raise typer.BadParameter("there are no validation heads")
+        training = content.get_parsed_content("train::data")
+        network, *others = map(
+            content.get_parsed_content,
+            ("network", "device", "precision", "output_dir", "image_size", "pixel_size"),
+        )
+        run_protocols(
+            NetworkMethod(network, *others[:2]),
+            [entry for entry in training if "phantom" not in entry],
+            validation,
+            *others[2:],
+        )
     typer.echo((output / "v1" / "comparison.md").read_text(encoding="utf-8"))

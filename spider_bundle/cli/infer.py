@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spider_bundle.cli.ends import fail, shown
+from spider_bundle.cli.ends import fail, shown, without_traceback, written
 from spider_bundle.cli.options import (
+    GEOMETRY,
     BundleRoot,
     Device,
     Dicom,
@@ -21,11 +23,15 @@ from spider_bundle.cli.options import (
     Weights,
     check_extras,
     computation,
-    config_path,
 )
-from spider_bundle.errors import Code, line, root_cause
+from spider_bundle.errors import CODES, Code
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
-from spider_bundle.logs import is_debugging
+
+if TYPE_CHECKING:
+    from spider_bundle.batch.options import BatchOptions
+
+INPUT = "Input"
+ONE_OR_TWO, BOX = "MM[,MM]", "TOP,LEFT,BOTTOM,RIGHT"
 
 
 def infer(
@@ -36,39 +42,73 @@ def infer(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="Folder for the results.", file_okay=False, writable=True
+            "--output",
+            "-o",
+            help="Folder for the results.",
+            file_okay=False,
+            writable=True,
+            metavar="FOLDER",
         ),
-    ],
+    ] = Path("results"),
     spacing: Spacing = 2.0,
     shape: Shape = 128,
     sod: Annotated[
-        str, typer.Option(help="Source to isocentre, mm: one value, or FRONTAL,LATERAL.")
+        str, typer.Option(help="Source to isocentre.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY)
     ] = "",
     sdd: Annotated[
-        str, typer.Option(help="Source to detector, mm: one value, or FRONTAL,LATERAL.")
+        str, typer.Option(help="Source to detector.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY)
     ] = "",
     pitch: Annotated[
-        str, typer.Option(help="Pixel pitch at the detector, mm: one value, or FRONTAL,LATERAL.")
+        str,
+        typer.Option(
+            help="Pixel pitch at the detector.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY
+        ),
     ] = "",
-    view: Annotated[str, typer.Option(help="Views as FRONTAL,LATERAL, e.g. PA,LL.")] = "",
+    view: Annotated[
+        str,
+        typer.Option(
+            help="Views, e.g. PA,LL.", metavar="FRONTAL,LATERAL", rich_help_panel=GEOMETRY
+        ),
+    ] = "",
     frontal_orientation: Annotated[
-        str, typer.Option(help="PatientOrientation of the frontal image, e.g. L,F.")
+        str,
+        typer.Option(
+            help="PatientOrientation of the frontal image, e.g. L,F.",
+            metavar="COLUMNS,ROWS",
+            rich_help_panel=GEOMETRY,
+        ),
     ] = "",
     lateral_orientation: Annotated[
-        str, typer.Option(help="PatientOrientation of the lateral image, e.g. P,F.")
+        str,
+        typer.Option(
+            help="PatientOrientation of the lateral image, e.g. P,F.",
+            metavar="COLUMNS,ROWS",
+            rich_help_panel=GEOMETRY,
+        ),
     ] = "",
     frontal_mask: Annotated[
         list[str] | None,
-        typer.Option(help="Box to leave out: TOP,LEFT,BOTTOM,RIGHT in pixels; may be repeated."),
+        typer.Option(
+            help="Box of pixels to leave out; may be repeated.", metavar=BOX, rich_help_panel=INPUT
+        ),
     ] = None,
     lateral_mask: Annotated[
-        list[str] | None, typer.Option(help="The same for the lateral image.")
+        list[str] | None,
+        typer.Option(help="The same for the lateral image.", metavar=BOX, rich_help_panel=INPUT),
     ] = None,
     frame: Annotated[
-        int | None, typer.Option(help="Frame (from 0) of multi-frame files.", min=0)
+        int | None,
+        typer.Option(
+            help="Frame (from 0) of multi-frame files.", min=0, metavar="N", rich_help_panel=INPUT
+        ),
     ] = None,
     allow_secondary_capture: Annotated[
-        bool, typer.Option(help="Take secondary captures for radiographs.")
+        bool,
+        typer.Option(
+            "--allow-secondary-capture",
+            help="Accept secondary captures as radiographs.",
+            rich_help_panel=INPUT,
+        ),
     ] = False,
     dicom: Dicom = False,
     mesh: Mesh = False,
@@ -81,11 +121,10 @@ def infer(
 ) -> None:
     """Reconstruct one pair, or every study below a folder.
 
-    Results go to OUTPUT/<study key>/: ct.nii.gz, label.nii.gz, report.json, preview.png, and
-    what else is asked for. Values that the files lack can be stated here; they are recorded in the
-    report.
+    Results go to OUTPUT/<study key>/: ct.nii.gz, label.nii.gz, report.json, preview.png, and what
+    else is asked for. Values that the files lack can be stated here; they are recorded in the
+    report. Lengths are in mm.
     """
-    overrides: dict[str, Any] = {}
     with shown():
         stated = _stated_overrides(
             {"sod": sod, "sdd": sdd, "pitch": pitch, "view": view},
@@ -96,67 +135,105 @@ def infer(
             stated["frame"] = frame
         if allow_secondary_capture:
             stated["allow_secondary_capture"] = True
-        overrides = {"overrides": stated, **_dataset(inputs), **computation(device, precision)}
+        source = _dataset(inputs)
         check_extras(dicom, mesh, keep_identity)
-    overrides |= {
-        "output_dir": config_path(output),
-        "spacing": spacing,
-        "shape": shape,
-        "dicom": dicom,
-        "mesh": mesh,
-        "html": html,
-        "keep_identity": keep_identity,
-    }
-    if weights is not None:
-        overrides["weights"] = config_path(weights)
-    refused, failed, done = _run(overrides, bundle_root)
-    lost = f", {failed} not written" if failed else ""
-    typer.echo(f"{done} reconstructed, {len(refused)} refused{lost}; results in {output}")
+        if device or precision != "auto":
+            computation(device, precision)
+    with written("the output folder cannot be used", CODES[Code.WRITE_FAILED].action):
+        output.mkdir(parents=True, exist_ok=True)
+    with shown():
+        from spider_bundle.batch.options import BatchOptions
+
+        options = BatchOptions(
+            inputs[0],
+            output,
+            spacing=spacing,
+            shape=shape,
+            device=device,
+            precision=precision,
+            weights=weights,
+            jobs=1,
+            dicom=dicom,
+            mesh=mesh,
+            html=html,
+            keep_identity=keep_identity,
+            config={"overrides": stated},
+            bundle_root=bundle_root,
+        )
+    with without_traceback(options, "the run"):
+        ended = _reconstruct(options, source)
+    done, failed = ([key for key, state in ended if state == name] for name in ("done", "failed"))
+    refused = len(ended) - len(done) - len(failed)
+    lost = f", {len(failed)} failed" if failed else ""
+    look = f"; open {output / done[0] / 'preview.png'}" if done else f"; see {output}"
+    typer.echo(f"{len(done)} reconstructed, {refused} refused{lost}{look}")
     if failed:
         raise typer.Exit(EXIT_FAILED)
     if refused or not done:
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _run(overrides: dict[str, Any], root: Path | None) -> tuple[list[Any], int, int]:
-    """Run the inference config.
+def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[str, str]]:
+    """Reconstruct study after study, as a batch does, in this process.
 
     Returns:
-        The refusals, and the numbers of studies that could not be written and that were.
-    """
-    from spider_bundle.bundle import inference_workflow
+        Study key and state of each study.
 
-    try:
-        overrides["handlers"] = []  # no statistics of a run without scores
-        workflow = inference_workflow(overrides, root)
-        workflow.run()
-        dataset = workflow.parser.get_parsed_content("dataset")
-        writer = workflow.parser.get_parsed_content("writer")
-    except Exception as error:
-        if is_debugging():
-            raise
-        # its text may quote a path or an attribute: name its kind only
-        kind = type(root_cause(error)).__name__
-        action = (
-            "run again with SPIDER_DEBUG=1 to see where; the details may name files. Results that "
-            "are complete stay"
-        )
-        fail(line(Code.RUN_FAILED, f"the run failed ({kind})", action=action))
-    failed = len(writer.failed)
-    return dataset.refused, failed, len(dataset) - dataset.unusable - failed
+    Raises:
+        typer.Exit: Interrupted.
+    """
+    from spider_bundle.batch.job import Job
+    from spider_bundle.batch.options import worker_settings
+    from spider_bundle.batch.progress import progress
+    from spider_bundle.batch.records import Entry, State
+    from spider_bundle.batch.worker import InferencePipeline, run_study
+    from spider_bundle.dicom.dataset import StudyDataset
+    from spider_bundle.outputs.study import write_refusals
+
+    pipeline = InferencePipeline(worker_settings(options))  # before all else: weights may be wrong
+    reconstructor = pipeline.reconstructor
+    studies = StudyDataset(
+        **source,
+        transform=lambda entry: reconstructor.read(entry["image"]),
+        key=os.environ.get("SPIDER_SITE_KEY"),
+        overrides=reconstructor.overrides,
+        keep_identity=options.keep_identity,
+    )
+    refused = list(studies.refused)
+    write_refusals(options.output, refused)
+    ended = [(str(entry["study_key"]), State.REFUSED.value) for entry in refused]
+    with progress() as bar:
+        bar.expect(len(studies))
+        try:
+            for key, entry in studies.data:
+                pair = entry["image"]
+                job = Job(key or getattr(pair, "study_key", ""), pair, {}, None, "", ())
+                done = run_study(pipeline, job, bar.stage)
+                codes = [fact["code"] for fact in done.findings]
+                bar.tell(
+                    Entry(*(done.study_key, done.state, ""), codes, done.findings, done.seconds)
+                )
+                ended.append((done.study_key, done.state.value))
+                if done.state is State.REFUSED:
+                    refused.append({"study_key": done.study_key, "findings": list(done.findings)})
+        except KeyboardInterrupt:
+            fail("Interrupted: nothing was written of the study at hand.", 130)
+        finally:
+            if len(refused) > len(studies.refused):
+                write_refusals(options.output, refused)
+    return ended
 
 
 def _dataset(inputs: list[Path]) -> dict[str, Any]:
-    """Config values that name the input.
+    """Return the input as :class:`~spider_bundle.dicom.dataset.StudyDataset` takes it.
 
     Raises:
         ValueError: Not one folder or two files.
     """
     if len(inputs) == 1 and inputs[0].is_dir():
-        return {"dataset_dir": config_path(inputs[0])}
+        return {"folder": inputs[0]}
     if len(inputs) == 2 and all(path.is_file() for path in inputs):
-        pair = {"frontal": config_path(inputs[0]), "lateral": config_path(inputs[1])}
-        return {"dataset::folder": None, "dataset::data": [{"image": pair}]}
+        return {"data": [{"image": list(map(str, inputs))}]}
     raise ValueError("name two existing DICOM files, or one existing folder")
 
 

@@ -49,7 +49,10 @@ def listen(
     from spider_bundle.pacs.listen import listen as listen_until_signal
 
     def tell(listener: Listener) -> None:
-        typer.echo(f"{ae_title.strip()} listens on {bind}:{listener.port}; SIGTERM stops it")
+        callers = "every AE title" if allow_any else ", ".join(allow or ())
+        typer.echo(
+            f"{ae_title.strip()} listens on {bind}:{listener.port} for {callers}; SIGTERM stops it"
+        )
 
     with (
         shown(),

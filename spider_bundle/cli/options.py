@@ -6,46 +6,128 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from spider_bundle.bundle import config_text
 from spider_bundle.cli.ends import shown
 
-Spacing = Annotated[float, typer.Option(help="Voxel size, mm.", min=0.1)]
-Shape = Annotated[int, typer.Option(help="Voxels along each axis.", min=8, max=512)]
-Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N; best if not given.")]
+OUTPUTS, GEOMETRY, COMPUTATION = "Outputs", "Geometry, if the files lack it", "Computation"
+"""Groups of options in the help."""
+
+Spacing = Annotated[
+    float, typer.Option(help="Voxel size.", min=0.1, metavar="MM", rich_help_panel=OUTPUTS)
+]
+Shape = Annotated[
+    int,
+    typer.Option(
+        help="Voxels along each axis.", min=8, max=512, metavar="N", rich_help_panel=OUTPUTS
+    ),
+]
+Dicom = Annotated[
+    bool,
+    typer.Option(
+        "--dicom",
+        help="Also write a DICOM CT series and a segmentation on it.",
+        rich_help_panel=OUTPUTS,
+    ),
+]
+Mesh = Annotated[
+    bool,
+    typer.Option(
+        "--mesh",
+        help="Also write surfaces of bone and mandible (STL).",
+        rich_help_panel=OUTPUTS,
+    ),
+]
+Html = Annotated[
+    bool,
+    typer.Option("--html", help="Also write an HTML report per study.", rich_help_panel=OUTPUTS),
+]
+KeepIdentity = Annotated[
+    bool,
+    typer.Option(
+        "--keep-identity",
+        help="Keep patient and study identity in the DICOM results.",
+        rich_help_panel=OUTPUTS,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda or cuda:N; the best available if not given.",
+        metavar="NAME",
+        rich_help_panel=COMPUTATION,
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(
         help="float32, bfloat16, or auto: bfloat16 on GPUs that compute in it and on CPUs with "
-        "AMX, float32 elsewhere."
+        "AMX, float32 elsewhere.",
+        metavar="NAME",
+        rich_help_panel=COMPUTATION,
     ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(help="Weights instead of the bundle's.", exists=True, dir_okay=False),
+    typer.Option(
+        help="Weights instead of the bundle's; the network is that of their model.json.",
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
+        rich_help_panel=COMPUTATION,
+    ),
 ]
 BundleRoot = Annotated[
-    Path | None, typer.Option(help="Bundle folder, where it is not found by itself.")
-]
-Dicom = Annotated[
-    bool, typer.Option("--dicom", help="Also write a DICOM CT series and a segmentation on it.")
-]
-Mesh = Annotated[
-    bool, typer.Option("--mesh", help="Also write surfaces of bone and mandible (STL).")
-]
-Html = Annotated[bool, typer.Option("--html", help="Also write reports as pages for people.")]
-KeepIdentity = Annotated[
-    bool,
+    Path | None,
     typer.Option(
-        "--keep-identity", help="Write the DICOM results for the patient and study themselves."
+        help="Bundle folder, if not found automatically.",
+        metavar="FOLDER",
+        rich_help_panel=COMPUTATION,
+    ),
+]
+DatasetDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Prepared heads; heads/openkbp_4mm below SPIDER_DATA if not given.",
+        exists=True,
+        file_okay=False,
+        metavar="FOLDER",
+    ),
+]
+Layers = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config-file",
+        help="Config on top of the bundle's; may be repeated.",
+        exists=True,
+        dir_okay=False,
+        metavar="FILE",
     ),
 ]
 KeyFile = Annotated[
-    Path | None, typer.Option(help="The site's secret for study keys.", dir_okay=False)
+    Path | None,
+    typer.Option(help="The site's secret for study keys.", dir_okay=False, metavar="FILE"),
 ]
 CreateKeyFile = Annotated[
     bool, typer.Option("--create-key-file", help="Make the key file if it is absent.")
 ]
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help shows its options in groups, and fits 80 columns."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each group, the options without one first."""
+        groups: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None and parameter.param_type_name == "option":
+                title = getattr(parameter, "rich_help_panel", None) or "Options"
+                groups.setdefault(title, []).append(record)
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 def config_path(path: Path) -> str:
@@ -88,6 +170,30 @@ def check_extras(dicom: bool, mesh: bool, keep_identity: bool) -> None:
     for wanted, extra in ((dicom, "dicom"), (mesh, "mesh")):
         if wanted:
             require_extra(extra)
+
+
+def training_values(
+    dataset_dir: Path | None, device: str, precision: str, **paths: Path | None
+) -> dict[str, Any]:
+    """Return values of the training config, checked.
+
+    Args:
+        dataset_dir: Prepared heads.
+        device: See :func:`computation`.
+        precision: See :func:`computation`.
+        paths: Further paths by their ids.
+
+    Raises:
+        SpiderError: M04.
+        ValueError: There is no such device or precision.
+    """
+    from spider_bundle.cases.datalist import head_datalist
+
+    if dataset_dir is not None:
+        head_datalist(dataset_dir, "training")  # before the slow imports
+        paths["dataset_dir"] = dataset_dir
+    values = {name: config_path(path) for name, path in paths.items() if path is not None}
+    return {**values, **computation(device, precision)}
 
 
 def require_pacs() -> None:

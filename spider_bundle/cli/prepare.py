@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -44,7 +45,9 @@ def prepare(
 
     Finished scans are skipped, so a run that was cut can be started again.
     """
-    from spider_bundle.cases.folder import PrepareOptions, prepare_folder, read_isocentres
+    from spider_bundle.cases.datalist import head_datalist
+    from spider_bundle.cases.folder import REPORT, PrepareOptions, prepare_folder, read_isocentres
+    from spider_bundle.cases.quality import Verdict
     from spider_bundle.dicom.studies import PUBLIC_KEY
 
     with (
@@ -68,10 +71,20 @@ def prepare(
         outcome = prepare_folder(
             folder, output, options, isocentres=stated, progress=True, isolated=True
         )
+    scans = json.loads((output / REPORT).read_text(encoding="utf-8"))["scans"]
+    warned = sum(scan.get("verdict") == Verdict.WARN for scan in scans)
     typer.echo(
-        f"{len(outcome.prepared)} prepared, {len(outcome.rejected)} rejected "
-        f"({outcome.skipped} were done before); results in {output}"
+        f"{len(outcome.prepared)} prepared, {warned} of them with warnings, "
+        f"{len(outcome.rejected)} rejected ({outcome.skipped} already done); look at "
+        f"{output / 'preview.png'}, details in {output / REPORT}"
     )
+    patients = {entry["subject"] for entry in head_datalist(output, "validation")}
+    if outcome.prepared and len(patients) < 2:
+        typer.echo(
+            f"{len(patients)} validation patients: raise --validation-share, here "
+            f"{validation_share:g}; an evaluation needs at least 2",
+            err=True,
+        )
     if outcome.failed:
         raise typer.Exit(EXIT_FAILED)
     if outcome.rejected or not outcome.prepared:

@@ -73,6 +73,7 @@ def deliver(
     typer.echo(
         f"{outcome.stored} objects sent, {outcome.skipped} sent before, "
         f"{sum(outcome.refused.values())} refused, of {outcome.studies} studies"
+        + ("" if outcome.studies else "; there are no DICOM results: reconstruct with --dicom")
     )
     for problem in outcome.problems:
         typer.echo(str(problem), err=True)

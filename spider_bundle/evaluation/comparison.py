@@ -67,8 +67,9 @@ def compare(
     """Score methods on the same cases and write everything about it.
 
     Per method ``<method>.json`` and ``.csv``, and the tables ``comparison.md`` (means of
-    all methods), ``intervals.md`` (confidence intervals of ``reference``), ``differences.md``
-    (paired), ``patients.md`` and ``subgroups.md``.
+    all methods until then), ``intervals.md`` (confidence intervals of ``reference``),
+    ``differences.md`` (paired), ``patients.md`` and ``subgroups.md``. A method that cannot be
+    used with so few cases, or with cases of several grids, is left out with a warning.
 
     Args:
         items: The cases.
@@ -78,15 +79,24 @@ def compare(
 
     Returns:
         Rows of scores by method.
+
+    Raises:
+        ValueError: The method ``reference`` cannot be used.
     """
     folder = Path(output_dir)
     rows: dict[str, list[Row]] = {}
     for title, method in tqdm(methods.items(), desc=folder.name, unit="method"):
-        rows[title] = score_method(method, items)
+        try:
+            rows[title] = score_method(method, items)
+        except ValueError as error:
+            if title == reference:
+                raise
+            _log.warning("%s is left out: %s", title, error)
+            continue
         means = mean_scores(rows[title])
         write_scores(folder, file_stem(title), rows[title], means)
+        write_text(folder / "comparison.md", comparison_table(rows))
         _log.info("%s: PSNR %.2f dB", title, means.get("psnr_db", float("nan")))
-    write_text(folder / "comparison.md", comparison_table(rows))
     groups = {str(item["case"]): group_of(item) for item in items}
     if reference in rows:
         write_text(folder / "intervals.md", interval_table(rows[reference]))

@@ -15,20 +15,21 @@ class ShuffledRadiographs:
     Args:
         method: The method under control.
         items: All cases, in their order.
-
-    Raises:
-        ValueError: Fewer than two cases to shuffle.
     """
 
     def __init__(self, method: Method, items: Sequence[Item]) -> None:
-        if len(items) < 2:
-            raise ValueError("shuffling needs at least two cases")
         self.method = method
         names = [item["case"] for item in items]
-        self.sources = dict(zip(names, [*items[1:], items[0]], strict=True))
+        self.sources = dict(zip(names, [*items[1:], *items[:1]], strict=True))
 
     def __call__(self, item: Item) -> Reconstruction:
-        """Reconstruct the case, on its own grid, from another's radiographs."""
+        """Reconstruct the case, on its own grid, from another's radiographs.
+
+        Raises:
+            ValueError: There is no other case.
+        """
+        if len(self.sources) < 2:
+            raise ValueError("shuffling needs at least two cases")
         return self.method({**item, "image": self.sources[item["case"]]["image"]})
 
 

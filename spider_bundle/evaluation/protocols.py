@@ -89,7 +89,7 @@ def controls(method: Method, items: Sequence[Item]) -> dict[str, Method]:
 
     Args:
         method: The method under control.
-        items: All cases, at least two.
+        items: All cases.
     """
     return {
         "radiographs shuffled": ShuffledRadiographs(method, items),
@@ -115,14 +115,14 @@ def evaluate(
     Args:
         method: The method, titled ``SPIDER`` in tables and files.
         training: Datalist entries of the patients that the baselines learn from.
-        validation: Datalist entries of the patients to score, at least two.
+        validation: Datalist entries of the patients to score.
         output_dir: Folder to write to, created if absent.
         image_size: Rows and columns of the network's image.
         pixel_size: Its pixel size at the isocentre, mm.
         settings: See :func:`~spider_bundle.evaluation.sensitivity.sensitivity`.
 
-    Raises:
-        ValueError: Fewer than two patients to learn from or to score, or their grids differ.
+    What cannot be done with the patients that there are, such as a regression on one, is left out
+    with a warning.
     """
     folder = Path(output_dir)
     baselines = naive_baselines(training, image_size, pixel_size)

@@ -301,6 +301,8 @@ class Listener:
         except _RefusedError as refusal:
             outcome, code, status = "refused", refusal.code.value, refusal.status
             _log.warning("%s an object was refused (status %04X)", code, status)
+        else:
+            _log.info("study %s: object %s from %s", names["study_key"], outcome, self._caller(event))
         with self._lock:
             self._counts[outcome] += 1
         self._log.record(

@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class ResumableCheckpoint:
-    """Save the whole state of a training after every epoch; go on from it when there is one.
+    """Save the whole state of a training after every epoch; resume from it if there is one.
 
     A run may be killed at any moment: files appear under their names only when complete. Beside the
     state, the averaged weights are written as ``model.pt`` with ``model.json`` (see
@@ -66,6 +66,8 @@ class ResumableCheckpoint:
         if saved is None:
             return
         for name, item in self.state.items():
+            if name not in saved:
+                continue  # of a state that earlier releases did not save
             if isinstance(item, LRScheduler):
                 # progress only: how long the schedule is stays with the config
                 item.last_epoch = saved[name]["last_epoch"]

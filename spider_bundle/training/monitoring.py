@@ -6,6 +6,8 @@ TensorBoard is optional (extra ``train``) and imported only where a writer is op
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
+from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
 from spider_bundle.geometry import Grid
@@ -66,12 +69,119 @@ class TrainingCurves:
         prediction, target = (torch.stack([case[k] for case in output]) for k in ("pred", "label"))
         with torch.no_grad():
             terms = self.loss.terms(prediction, target)
-        curves = {"loss": output[0]["loss"], **terms}
+        curves = {"total": output[0]["loss"], **terms}
         rate = self.optimizer.param_groups[0]["lr"]
         return {
-            **{f"train/{name}": float(value) for name, value in curves.items()},
-            "train/learning_rate": float(rate),
+            **{f"loss/{name}": float(value) for name, value in curves.items()},
+            "learning_rate": float(rate),
         }
+
+
+class TrainingLog:
+    """Log what a training starts from, then one line an epoch: losses, scores, time left.
+
+    The best score is kept in checkpoints.
+
+    Args:
+        scalars: Loss and terms from the trainer's output.
+        validator: The evaluator, whose metrics are the scores.
+        start: What the first weights are.
+        shown: Scores to show; the best of the first one is told.
+    """
+
+    def __init__(
+        self,
+        scalars: TrainingCurves,
+        validator: Any,
+        start: str = "random weights",
+        shown: Sequence[str] = ("psnr_db", "dice_bone"),
+    ) -> None:
+        self.scalars = scalars
+        self.validator = validator
+        self.start = start
+        self.shown = shown
+        self.best: dict[str, float] = {}
+        self._since = self._began = 0.0
+        self._sums: dict[str, float] = {}
+        self._ended = 0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the best score and its epoch."""
+        return dict(self.best)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take the best score and its epoch from a checkpoint."""
+        self.best = dict(state)
+
+    def attach(self, engine: Engine) -> None:
+        """Listen to a trainer, after its validation."""
+        if process_rank() > 0:
+            return
+        engine.add_event_handler(Events.STARTED, self._begin)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._tell)
+
+    def _begin(self, engine: Engine) -> None:
+        self._began = time.monotonic()
+        cases = [len(e.data_loader.dataset) for e in (engine, self.validator)]
+        _log.info(
+            "%d training cases, %d validation cases; %d epochs of %s steps from %s",
+            *cases,
+            engine.state.max_epochs,
+            engine.state.epoch_length,
+            self.start,
+        )
+
+    def _start(self, _: Engine) -> None:
+        self._since = time.monotonic()
+        self._sums = {}
+
+    def _add(self, engine: Engine) -> None:
+        for name, value in self.scalars(engine.state.output).items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _tell(self, engine: Engine) -> None:
+        epoch, epochs = engine.state.epoch, engine.state.max_epochs
+        self._ended += 1
+        means = {n: s / engine.state.epoch_length for n, s in self._sums.items()}
+        total = means.pop("loss/total")
+        terms = ", ".join(
+            f"{n.removeprefix('loss/')} {v:.4f}" for n, v in means.items() if n.startswith("loss/")
+        )
+        left = (time.monotonic() - self._began) / self._ended * (epochs - epoch)
+        _log.info(
+            "epoch %d/%d loss %.4f (%s)%s; %.0f s, %.0f min left",
+            *(epoch, epochs, total, terms, self._scores(epoch)),
+            *(time.monotonic() - self._since, left / 60),
+        )
+
+    def _scores(self, epoch: int) -> str:
+        """Return the scores, if the epoch was validated."""
+        state = self.validator.state
+        if state.epoch != epoch:
+            return ""
+        scores = {name: state.metrics[name] for name in self.shown if name in state.metrics}
+        key = self.shown[0]
+        if scores.get(key, -math.inf) > self.best.get("score", -math.inf):
+            self.best = {"score": scores[key], "epoch": epoch}
+        text = "".join(f" {name} {value:.3f}" for name, value in scores.items())
+        best = f", best {self.best['score']:.3f} at epoch {self.best['epoch']}" if self.best else ""
+        return text + best
+
+
+def write_grouped(engine: Engine, writer: Any) -> None:
+    """Write an evaluator's metrics to TensorBoard, grouped by kind: ``dice/bone``, ``hd95/bone``.
+
+    Args:
+        engine: The evaluator.
+        writer: Writer from :func:`open_summary`.
+    """
+    for name, value in engine.state.metrics.items():
+        kind, _, structure = name.partition("_")
+        is_surface = kind in ("dice", "nsd", "hd95", "assd")
+        tag = f"{kind}/{structure.removesuffix('_mm')}" if is_surface else f"intensity/{name}"
+        writer.add_scalar(tag, value, engine.state.epoch)
 
 
 class SliceImages:
@@ -112,7 +222,11 @@ class SliceImages:
             )
             # by number: the log of a training names no patient
             tag = f"validation/case_{self.shown}"
-            self.writer.add_image(tag, picture, engine.state.epoch, dataformats="HWC")
+            captioned = Image.fromarray(picture)
+            for row, title in enumerate(("reference", "reconstruction")):
+                place = (4, row * captioned.height // 2 + 4)
+                ImageDraw.Draw(captioned).text(place, title, fill="yellow", font_size=24)
+            self.writer.add_image(tag, np.asarray(captioned), engine.state.epoch, dataformats="HWC")
         self.writer.flush()
 
 

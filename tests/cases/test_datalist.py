@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.datalist import openkbp_datalist, phantom_datalist, prepared_datalist
+from spider_bundle.cases.datalist import head_datalist, phantom_datalist
+from spider_bundle.errors import SpiderError
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_entries_name_the_files_of_each_case(folder: Path) -> None:
-    first, second = openkbp_datalist(folder, "training")
+    first, second = head_datalist(folder, "training")
     assert first == {
         "case": "pt_1",
         "ct": str(folder / "pt_1_ct.nii.gz"),
@@ -38,19 +39,22 @@ def test_entries_name_the_files_of_each_case(folder: Path) -> None:
 
 
 def test_sections_do_not_mix(folder: Path) -> None:
-    assert [e["case"] for e in openkbp_datalist(str(folder), "validation")] == ["pt_3"]
+    assert [e["case"] for e in head_datalist(str(folder), "validation")] == ["pt_3"]
     with pytest.raises(KeyError):
-        openkbp_datalist(folder, "test")
+        head_datalist(folder, "test")
 
 
-def test_missing_split_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        openkbp_datalist(tmp_path, "training")
+@pytest.mark.parametrize("content", [None, "{", "\udcff"])
+def test_folders_without_a_list_are_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "split.json").write_text(content, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(SpiderError, match="M04"):
+        head_datalist(tmp_path, "training")
 
 
 def test_real_lists_are_disjoint_and_their_files_exist(shared_data: Path) -> None:
     folder = shared_data / "heads" / "openkbp_4mm"
-    sections = {name: openkbp_datalist(folder, name) for name in ("training", "validation")}
+    sections = {name: head_datalist(folder, name) for name in ("training", "validation")}
     ids = {name: {e["case"] for e in entries} for name, entries in sections.items()}
     assert len(ids["training"]) == len(sections["training"]) == 57
     assert len(ids["validation"]) == len(sections["validation"]) == 11
@@ -74,9 +78,10 @@ def test_prepared_entries_have_absolute_paths_and_keep_the_rest(
     listing = {"training": [entry], "validation": []}
     (tmp_path / "datalist.json").write_text(json.dumps(listing), encoding="utf-8")
     wanted = [entry | {"ct": str(tmp_path / "cases/a/ct.nii.gz")}]
-    assert prepared_datalist(tmp_path / "datalist.json", "training") == wanted
+    (tmp_path / "split.json").write_text("of another preparation", encoding="utf-8")
+    assert head_datalist(tmp_path, "training") == wanted
     monkeypatch.chdir(tmp_path)
-    assert prepared_datalist(".", "training") == wanted
-    assert prepared_datalist(tmp_path, "validation") == []
+    assert head_datalist(".", "training") == wanted
+    assert head_datalist(tmp_path, "validation") == []
     with pytest.raises(KeyError):
-        prepared_datalist(tmp_path, "test")
+        head_datalist(tmp_path, "test")

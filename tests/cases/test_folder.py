@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spider_bundle.cases.case import load_case
-from spider_bundle.cases.datalist import prepared_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.folder import (
     PreparedCases,
     PrepareOptions,
@@ -58,9 +58,7 @@ def prepared(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 def entries(out: Path) -> list[dict]:
-    return prepared_datalist(out, "training") + prepared_datalist(
-        out / "datalist.json", "validation"
-    )
+    return head_datalist(out, "training") + head_datalist(out, "validation")
 
 
 def test_every_scan_ends_as_a_case_or_with_its_code(prepared: tuple[Path, PreparedCases]) -> None:

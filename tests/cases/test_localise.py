@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from spider_bundle.cases.datalist import openkbp_datalist
+from spider_bundle.cases.datalist import head_datalist
 from spider_bundle.cases.localise import ISOCENTRE_IN_TEMPLATE, locate_head
 from spider_bundle.cases.prepare import MIN_CORRELATION
 from spider_bundle.geometry import Grid
@@ -68,7 +68,7 @@ def test_what_is_no_head_does_not_look_like_one(kind: str) -> None:
 def test_the_isocentre_of_the_training_heads_is_found(shared_data: Path) -> None:
     folder = shared_data / "heads" / "openkbp_4mm"
     misses = []
-    for entry in openkbp_datalist(folder, "training"):
+    for entry in head_datalist(folder, "training"):
         image = nibabel.load(entry["ct"])
         hu = image.get_fdata(dtype=np.float32)
         measured = nibabel.load(entry["valid"]).get_fdata() > 0

@@ -57,6 +57,17 @@ def test_item_is_scored_as_its_volumes_are(items: list[dict[str, Any]]) -> None:
     assert found["reprojection_rmse"] < 3
 
 
+def test_a_reference_that_cannot_be_used_ends_the_comparison(
+    tmp_path: Path, items: list[dict[str, Any]]
+) -> None:
+    def refusing(item: Item) -> Reconstruction:
+        raise ValueError("no such case")
+
+    with pytest.raises(ValueError, match="no such case"):
+        compare(items, {"SPIDER": refusing}, tmp_path)
+    assert list(compare(items, {"SPIDER": Off(30.0), "mean": refusing}, tmp_path)) == ["SPIDER"]
+
+
 def test_everything_is_written(tmp_path: Path, items: list[dict[str, Any]]) -> None:
     rows = compare(items, {"SPIDER": Off(30.0), "mean CT": Off(300.0)}, tmp_path / "v1")
     assert [row["case"] for row in rows["mean CT"]] == ["head 1", "head 2"]

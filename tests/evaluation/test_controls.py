@@ -64,5 +64,6 @@ def test_flipping_mirrors_one_radiograph_and_leaves_its_matrix(view: int) -> Non
 
 
 def test_one_case_cannot_be_shuffled() -> None:
+    (item, *_) = items()
     with pytest.raises(ValueError, match="two cases"):
-        ShuffledRadiographs(Recorder(), items()[:1])
+        ShuffledRadiographs(Recorder(), [item])(item)

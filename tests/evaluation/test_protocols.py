@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from monai.bundle import ConfigParser
 
@@ -37,6 +38,24 @@ def heads(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
         for i in range(2)
     ]
     return training, validation
+
+
+def test_what_cannot_be_done_with_few_heads_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (training, *_), (validation, *_) = heads(tmp_path)
+    method = Truth(v1_items([validation], SIZE, PIXEL_SIZE))
+    settings: Any = {"right": {}, "wrong": {"error": {"sod": 0.3}}}
+    evaluate(method, [training], [validation], tmp_path / "eval", SIZE, PIXEL_SIZE, settings)
+    table = (tmp_path / "eval" / "v1" / "comparison.md").read_text()
+    assert "nearest training case" in table
+    assert "lateral flipped" in table
+    left_out = {r.getMessage().partition(" is left out")[0] for r in caplog.records}
+    assert {"ridge regression", "radiographs shuffled"} <= left_out
+    assert not any(title in table for title in ("ridge regression", "radiographs shuffled"))
+    # and with no head to learn from
+    evaluate(method, [], [validation], tmp_path / "none", SIZE, PIXEL_SIZE, settings)
+    assert "SPIDER" in (tmp_path / "none" / "v2" / "comparison.md").read_text()
 
 
 def test_every_mandatory_baseline_and_control_is_scored(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spider_bundle.geometry import Grid
 from spider_bundle.labels import Label
 from spider_bundle.training.losses import JointLoss, pack_targets
 from spider_bundle.training.monitoring import TrainingCurves, open_summary, slice_picture
+from spider_bundle.weights import read_description
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 TRAINING: dict[str, Any] = {
@@ -53,11 +55,11 @@ def test_curves_are_the_loss_its_terms_and_the_learning_rate() -> None:
     # one batch of two equal cases, as a trainer's decollated output
     output = [{"pred": prediction, "label": target, "loss": total}] * 2
     wanted = {
-        "train/l1": 0.15,
-        "train/mse": 0.025,
-        "train/cross_entropy": np.log(2),
-        "train/loss": 0.15 + 10 * 0.025 + 0.5 * np.log(2),
-        "train/learning_rate": 0.25,
+        "loss/l1": 0.15,
+        "loss/mse": 0.025,
+        "loss/cross_entropy": np.log(2),
+        "loss/total": 0.15 + 10 * 0.025 + 0.5 * np.log(2),
+        "learning_rate": 0.25,
     }
     assert TrainingCurves(loss, optimizer)(output) == pytest.approx(wanted)
 
@@ -117,10 +119,21 @@ def test_training_without_tensorboard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    train(tmp_path)
-    said = [r for r in caplog.records if "TensorBoard is not installed" in r.getMessage()]
-    assert len(said) == 1
-    assert (tmp_path / "model.pt").exists()
+    with caplog.at_level(logging.INFO, logger="spider_bundle"):
+        train(tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("TensorBoard is not installed" in line for line in said) == 1
+    assert "1 training cases, 1 validation cases; 2 epochs of 2 steps from random weights" in said
+    first, second = (line for line in said if line.startswith("epoch "))
+    number = r"\d+\.\d+"
+    terms = ", ".join(f"{name} {number}" for name in ("l1", "mse", "cross_entropy", "dice"))
+    assert re.fullmatch(rf"epoch 1/2 loss {number} \({terms}\); \d+ s, \d+ min left", first)
+    scores = rf" psnr_db {number} dice_bone {number}, best {number} at epoch 2; "
+    assert re.search(scores, second)
+    described = read_description(tmp_path / "model.pt")
+    assert described is not None
+    assert described.recipe["epoch"] == described.recipe["epochs"] == 2
+    assert described.network_def["features"] == TINY_NETWORK["network_def::features"]
     assert not (tmp_path / "tensorboard").exists()
 
 
@@ -140,20 +153,21 @@ def test_tensorboard_shows_curves_scores_and_slices(tmp_path: Path) -> None:
     train(tmp_path, **{"train::curves::iteration_log": 1, "restarts": []})
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    curves = ("loss", "l1", "mse", "cross_entropy", "dice", "learning_rate")
+    curves = ("loss/total", "loss/l1", "loss/mse", "loss/cross_entropy", "loss/dice")
     values = {}
-    for name in curves:
-        steps = events.Scalars(f"train/{name}")
+    for name in (*curves, "learning_rate"):
+        steps = events.Scalars(name)
         assert [event.step for event in steps] == [1, 2, 3, 4]
-        values[name] = np.array([event.value for event in steps])
+        values[name.removeprefix("loss/")] = np.array([event.value for event in steps])
     # with the weights of the config
     sum_of_terms = (
         values["l1"] + 10 * values["mse"] + 0.1 * (values["cross_entropy"] + values["dice"])
     )
-    assert np.allclose(values["loss"], sum_of_terms, rtol=1e-4)
+    assert np.allclose(values["total"], sum_of_terms, rtol=1e-4)
     # warm-up from 0 to 0.001 over two epochs, as set before each step
     assert np.allclose(values["learning_rate"], 0.001 * np.arange(1, 5) / 4)
-    (score,) = events.Scalars("psnr_db")
+    (score,) = events.Scalars("intensity/psnr_db")
+    assert events.Scalars("hd95/bone")
     assert score.step == 2
     assert 0 < score.value < 60
     (image,) = events.Images("validation/case_1")

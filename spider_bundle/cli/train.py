@@ -1,0 +1,84 @@
+"""`spider train`: the training config, with its most common values as options."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spider_bundle.cli.ends import fail, shown, without_traceback
+from spider_bundle.cli.options import (
+    BundleRoot,
+    DatasetDir,
+    Device,
+    Layers,
+    Precision,
+    training_values,
+)
+
+
+def train(
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for checkpoint, weights and scores.", metavar="FOLDER"
+        ),
+    ] = Path("runs/train"),
+    dataset_dir: DatasetDir = None,
+    initial_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights to start from; random if not given.",
+            exists=True,
+            dir_okay=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, metavar="N")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Highest learning rate.", min=0, metavar="RATE")
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Any other value of the config as JSON, e.g. batch_size=8; may be repeated.",
+            metavar="ID=VALUE",
+        ),
+    ] = None,
+    config_file: Layers = None,
+    device: Device = "",
+    precision: Precision = "auto",
+    bundle_root: BundleRoot = None,
+) -> None:
+    """Train on prepared heads; an interrupted training is resumed by the same command.
+
+    The same as `monai.bundle run training`. OUTPUT then holds model.pt and model.json for
+    `spider infer --weights`, and checkpoint.pt.
+    """
+    given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
+    with shown():
+        overrides = training_values(
+            dataset_dir, device, precision, ckpt_dir=output, initial_weights=initial_weights
+        )
+        overrides |= {name: value for name, value in given.items() if value is not None}
+        for text in values or ():
+            name, separator, value = text.partition("=")
+            if not separator:
+                raise ValueError(f"--set takes ID=VALUE, got {text!r}")
+            try:
+                overrides[name] = json.loads(value)
+            except ValueError:
+                overrides[name] = value
+    from spider_bundle.bundle import training_workflow
+
+    with without_traceback(subject="the training"):
+        try:
+            workflow = training_workflow(overrides, bundle_root, config_file or [])
+            workflow.run()
+            workflow.finalize()
+        except KeyboardInterrupt:
+            fail("Interrupted: the same command resumes after the last complete epoch.", 130)
+    typer.echo(f"weights: {output / 'model.pt'}; try them: spider infer ... --weights")
