@@ -302,7 +302,9 @@ class Listener:
             outcome, code, status = "refused", refusal.code.value, refusal.status
             _log.warning("%s an object was refused (status %04X)", code, status)
         else:
-            _log.info("study %s: object %s from %s", names["study_key"], outcome, self._caller(event))
+            _log.info(
+                "study %s: object %s from %s", names["study_key"], outcome, self._caller(event)
+            )
         with self._lock:
             self._counts[outcome] += 1
         self._log.record(
