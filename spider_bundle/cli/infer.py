@@ -10,7 +10,6 @@ import typer
 
 from spider_bundle.cli.ends import fail, shown, without_traceback, written
 from spider_bundle.cli.options import (
-    GEOMETRY,
     BundleRoot,
     Device,
     Dicom,
@@ -23,6 +22,8 @@ from spider_bundle.cli.options import (
     Weights,
     check_extras,
     computation,
+    of_geometry,
+    of_input,
 )
 from spider_bundle.errors import CODES, Code
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
@@ -30,8 +31,7 @@ from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 if TYPE_CHECKING:
     from spider_bundle.batch.options import BatchOptions
 
-INPUT = "Input"
-ONE_OR_TWO, BOX = "MM[,MM]", "TOP,LEFT,BOTTOM,RIGHT"
+ONE_OR_TWO, DIRECTIONS, BOX = "MM[,MM]", "COLUMNS,ROWS", "TOP,LEFT,BOTTOM,RIGHT"
 
 
 def infer(
@@ -52,63 +52,31 @@ def infer(
     ] = Path("results"),
     spacing: Spacing = 2.0,
     shape: Shape = 128,
-    sod: Annotated[
-        str, typer.Option(help="Source to isocentre.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY)
-    ] = "",
-    sdd: Annotated[
-        str, typer.Option(help="Source to detector.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY)
-    ] = "",
-    pitch: Annotated[
-        str,
-        typer.Option(
-            help="Pixel pitch at the detector.", metavar=ONE_OR_TWO, rich_help_panel=GEOMETRY
-        ),
-    ] = "",
-    view: Annotated[
-        str,
-        typer.Option(
-            help="Views, e.g. PA,LL.", metavar="FRONTAL,LATERAL", rich_help_panel=GEOMETRY
-        ),
-    ] = "",
+    sod: Annotated[str, of_geometry(help="Source to isocentre.", metavar=ONE_OR_TWO)] = "",
+    sdd: Annotated[str, of_geometry(help="Source to detector.", metavar=ONE_OR_TWO)] = "",
+    pitch: Annotated[str, of_geometry(help="Pixel pitch at detector.", metavar=ONE_OR_TWO)] = "",
+    view: Annotated[str, of_geometry(help="Views, e.g. PA,LL.", metavar="FRONTAL,LATERAL")] = "",
     frontal_orientation: Annotated[
         str,
-        typer.Option(
-            help="PatientOrientation of the frontal image, e.g. L,F.",
-            metavar="COLUMNS,ROWS",
-            rich_help_panel=GEOMETRY,
-        ),
+        of_geometry(help="PatientOrientation of the frontal image, e.g. L,F.", metavar=DIRECTIONS),
     ] = "",
     lateral_orientation: Annotated[
         str,
-        typer.Option(
-            help="PatientOrientation of the lateral image, e.g. P,F.",
-            metavar="COLUMNS,ROWS",
-            rich_help_panel=GEOMETRY,
-        ),
+        of_geometry(help="PatientOrientation of the lateral image, e.g. P,F.", metavar=DIRECTIONS),
     ] = "",
     frontal_mask: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Box of pixels to leave out; may be repeated.", metavar=BOX, rich_help_panel=INPUT
-        ),
+        of_input(help="Box of pixels to leave out; may be repeated.", metavar=BOX),
     ] = None,
     lateral_mask: Annotated[
-        list[str] | None,
-        typer.Option(help="The same for the lateral image.", metavar=BOX, rich_help_panel=INPUT),
+        list[str] | None, of_input(help="The same for the lateral image.", metavar=BOX)
     ] = None,
     frame: Annotated[
-        int | None,
-        typer.Option(
-            help="Frame (from 0) of multi-frame files.", min=0, metavar="N", rich_help_panel=INPUT
-        ),
+        int | None, of_input(help="Frame (from 0) of multi-frame files.", min=0, metavar="N")
     ] = None,
     allow_secondary_capture: Annotated[
         bool,
-        typer.Option(
-            "--allow-secondary-capture",
-            help="Accept secondary captures as radiographs.",
-            rich_help_panel=INPUT,
-        ),
+        of_input("--allow-secondary-capture", help="Accept secondary captures as radiographs."),
     ] = False,
     dicom: Dicom = False,
     mesh: Mesh = False,

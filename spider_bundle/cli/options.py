@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,80 +12,45 @@ from typer.core import TyperCommand
 from spider_bundle.bundle import config_text
 from spider_bundle.cli.ends import shown
 
-OUTPUTS, GEOMETRY, COMPUTATION = "Outputs", "Geometry, if the files lack it", "Computation"
-"""Groups of options in the help."""
+of_outputs = partial(typer.Option, rich_help_panel="Outputs")
+of_geometry = partial(typer.Option, rich_help_panel="Geometry, if the files lack it")
+of_input = partial(typer.Option, rich_help_panel="Input")
+of_computation = partial(typer.Option, rich_help_panel="Computation")
+existing = partial(typer.Option, exists=True, dir_okay=False, metavar="FILE")
 
-Spacing = Annotated[
-    float, typer.Option(help="Voxel size.", min=0.1, metavar="MM", rich_help_panel=OUTPUTS)
-]
-Shape = Annotated[
-    int,
-    typer.Option(
-        help="Voxels along each axis.", min=8, max=512, metavar="N", rich_help_panel=OUTPUTS
-    ),
-]
+Spacing = Annotated[float, of_outputs(help="Voxel size.", min=0.1, metavar="MM")]
+Shape = Annotated[int, of_outputs(help="Voxels along each axis.", min=8, max=512, metavar="N")]
 Dicom = Annotated[
-    bool,
-    typer.Option(
-        "--dicom",
-        help="Also write a DICOM CT series and a segmentation on it.",
-        rich_help_panel=OUTPUTS,
-    ),
+    bool, of_outputs("--dicom", help="Also write a DICOM CT series and a segmentation on it.")
 ]
-Mesh = Annotated[
-    bool,
-    typer.Option(
-        "--mesh",
-        help="Also write surfaces of bone and mandible (STL).",
-        rich_help_panel=OUTPUTS,
-    ),
-]
-Html = Annotated[
-    bool,
-    typer.Option("--html", help="Also write an HTML report per study.", rich_help_panel=OUTPUTS),
-]
+Mesh = Annotated[bool, of_outputs("--mesh", help="Also write surfaces of bone and mandible (STL).")]
+Html = Annotated[bool, of_outputs("--html", help="Also write an HTML report per study.")]
 KeepIdentity = Annotated[
     bool,
-    typer.Option(
-        "--keep-identity",
-        help="Keep patient and study identity in the DICOM results.",
-        rich_help_panel=OUTPUTS,
-    ),
+    of_outputs("--keep-identity", help="Keep patient and study identity in the DICOM results."),
 ]
 Device = Annotated[
     str,
-    typer.Option(
-        help="cpu, cuda or cuda:N; the best available if not given.",
-        metavar="NAME",
-        rich_help_panel=COMPUTATION,
-    ),
+    of_computation(help="cpu, cuda or cuda:N; the best available if not given.", metavar="NAME"),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
+    of_computation(
         help="float32, bfloat16, or auto: bfloat16 on GPUs that compute in it and on CPUs with "
         "AMX, float32 elsewhere.",
         metavar="NAME",
-        rich_help_panel=COMPUTATION,
     ),
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(
+    existing(
         help="Weights instead of the bundle's; the network is that of their model.json.",
-        exists=True,
-        dir_okay=False,
-        metavar="FILE",
-        rich_help_panel=COMPUTATION,
+        rich_help_panel="Computation",
     ),
 ]
 BundleRoot = Annotated[
     Path | None,
-    typer.Option(
-        help="Bundle folder, if not found automatically.",
-        metavar="FOLDER",
-        rich_help_panel=COMPUTATION,
-    ),
+    of_computation(help="Bundle folder, if not found automatically.", metavar="FOLDER"),
 ]
 DatasetDir = Annotated[
     Path | None,
@@ -97,13 +63,7 @@ DatasetDir = Annotated[
 ]
 Layers = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--config-file",
-        help="Config on top of the bundle's; may be repeated.",
-        exists=True,
-        dir_okay=False,
-        metavar="FILE",
-    ),
+    existing("--config-file", help="Config on top of the bundle's; may be repeated."),
 ]
 KeyFile = Annotated[
     Path | None,

@@ -15,6 +15,7 @@ from spider_bundle.cli.options import (
     Device,
     Layers,
     Precision,
+    existing,
     training_values,
 )
 
@@ -28,13 +29,7 @@ def train(
     ] = Path("runs/train"),
     dataset_dir: DatasetDir = None,
     initial_weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights to start from; random if not given.",
-            exists=True,
-            dir_okay=False,
-            metavar="FILE",
-        ),
+        Path | None, existing(help="Weights to start from; random if not given.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs.", min=1, metavar="N")] = None,
     learning_rate: Annotated[
