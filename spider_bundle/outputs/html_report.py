@@ -12,7 +12,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -36,6 +36,8 @@ STATES: tuple[str, ...] = ("done", "refused", "failed")
 DAMAGED = "damaged"
 """Shown in place of the state of a study whose result cannot be read."""
 
+_ORDER = ("failed", DAMAGED, "refused", "done")
+
 MAXIMUM_PICTURES = 500
 """Studies of an index that are shown with a picture; more would make the page slow."""
 
@@ -58,20 +60,6 @@ class IndexEntry:
     state: str
     findings: Sequence[Mapping[str, Any]] = ()
     seconds: float | None = None
-
-
-@dataclass(frozen=True)
-class _Study:
-    """What an index shows of a study that is done."""
-
-    findings: Sequence[Mapping[str, Any]] = ()
-    views: Sequence[Mapping[str, Any]] = ()
-    reprojection: Mapping[str, Any] = field(default_factory=dict)
-    software: Sequence[str] = ()
-    weights: str = ""
-    picture: str = ""
-    links: Mapping[str, str] = field(default_factory=dict)
-    is_damaged: bool = False
 
 
 def report_page(report: Mapping[str, Any], preview: bytes) -> str:
@@ -128,25 +116,19 @@ def write_index(
     unknown = {entry.state for entry in listed} - set(STATES)
     if unknown:
         raise ValueError(f"states are {', '.join(STATES)}, got {', '.join(sorted(unknown))}")
-    shown: list[tuple[str, Markup]] = []
-    studies: list[_Study] = []
+    rows: list[dict[str, Any]] = []
     for entry in listed:
-        with_picture = sum(bool(study.picture) for study in studies) < MAXIMUM_PICTURES
-        row, study = _row(Path(folder), entry, with_picture)
-        shown.append((DAMAGED if study.is_damaged else entry.state, row))
-        studies.append(study)
-    counts = Counter(state for state, _ in shown)
-    order = ("failed", DAMAGED, "refused", "done")
-    versions = {text for study in studies for text in study.software}
+        with_picture = sum(bool(row.get("picture")) for row in rows) < MAXIMUM_PICTURES
+        rows.append(_row(Path(folder), entry, with_picture))
+    counts = Counter(row["state"] for row in rows)
+    versions = {text for row in rows for text in row.get("software", ())}
     page = _render(
         "index.html",
-        rows=[row for state in order for found, row in shown if found == state],
-        counts={
-            name: counts[name] for name in (*STATES, DAMAGED) if counts[name] or name != DAMAGED
-        },
+        rows=[row["html"] for row in sorted(rows, key=lambda row: _ORDER.index(row["state"]))],
+        counts={name: counts[name] for name in (*STATES, *[DAMAGED][: counts[DAMAGED]])},
         run=run,
         software=sorted(versions) or [f"spider_bundle {__version__}"],
-        weights=sorted({study.weights for study in studies if study.weights}),
+        weights=sorted({row["weights"] for row in rows if row.get("weights")}),
     )
     target = Path(folder, INDEX_FILE)
     # JSON can hold half a surrogate pair, which is no text
@@ -172,21 +154,17 @@ def _render(template: str, **values: Any) -> Markup:
     return Markup(page)
 
 
-def _row(folder: Path, entry: IndexEntry, with_picture: bool) -> tuple[Markup, _Study]:
-    """Return the row of a study, and what it shows; a damaged study concerns this row only."""
-    study = _Study(findings=entry.findings)
+def _row(folder: Path, entry: IndexEntry, with_picture: bool) -> dict[str, Any]:
+    """Return what the index shows of a study, with its ``state`` and ``html``; never raises."""
     try:
+        study: dict[str, Any] = {"state": entry.state, "findings": entry.findings}
         if entry.state == "done":
-            study = _finished_study(folder, entry.study_key, with_picture)
-        return _render_row(entry, study), study
+            study |= _finished_study(folder, entry.study_key, with_picture)
+        return study | {"html": _render("index_row.html", entry=entry, study=study)}
     except Exception:  # anything may stand in files of earlier runs
-        study = _Study(findings=[_damage("what is stored of it")], is_damaged=True)
-        return _render_row(IndexEntry(entry.study_key, entry.state), study), study
-
-
-def _render_row(entry: IndexEntry, study: _Study) -> Markup:
-    state = DAMAGED if study.is_damaged else entry.state
-    return _render("index_row.html", entry=entry, study=study, state=state)
+        study = {"state": DAMAGED, "findings": [_damage("what is stored of it")]}
+        plain = IndexEntry(entry.study_key, entry.state)
+        return study | {"html": _render("index_row.html", entry=plain, study=study)}
 
 
 def _damage(subject: str) -> dict[str, str]:
@@ -198,7 +176,7 @@ def _damage(subject: str) -> dict[str, str]:
     }
 
 
-def _finished_study(folder: Path, key: str, with_picture: bool) -> _Study:
+def _finished_study(folder: Path, key: str, with_picture: bool) -> dict[str, Any]:
     """Read a finished study; one whose report is gone is shown without details.
 
     Raises:
@@ -208,26 +186,24 @@ def _finished_study(folder: Path, key: str, with_picture: bool) -> _Study:
         report = json.loads((folder / key / REPORT_FILE).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         gone = {"severity": "error", "message": "the study's report is no longer in its folder"}
-        return _Study(findings=[gone])
+        return {"findings": [gone]}
     links = {"report": HTML_FILE, "picture": PREVIEW_FILE, "data": REPORT_FILE}
-    findings, picture = list(report["findings"]), ""
-    if with_picture:
-        try:
-            picture = _thumbnail(folder / key / PREVIEW_FILE)
-        except Exception:  # Pillow's readers have many kinds of errors
-            findings.append(_damage("its picture"))
-    return _Study(
-        findings=findings,
-        views=list(report["views"]),
-        reprojection=report["reprojection"] or {},
-        software=[f"{name} {value}" for name, value in report["software"].items() if value],
-        weights=str(report["weights_sha256"] or ""),
-        picture=picture,
-        links={
+    study = {
+        "findings": list(report["findings"]),
+        "views": list(report["views"]),
+        "reprojection": report["reprojection"] or {},
+        "software": [f"{name} {value}" for name, value in report["software"].items() if value],
+        "weights": str(report["weights_sha256"] or ""),
+        "links": {
             name: f"{key}/{file}" for name, file in links.items() if (folder / key / file).is_file()
         },
-        is_damaged=with_picture and not picture,
-    )
+    }
+    if with_picture:
+        try:
+            study["picture"] = _thumbnail(folder / key / PREVIEW_FILE)
+        except Exception:  # Pillow's readers have many kinds of errors
+            study |= {"state": DAMAGED, "findings": [*study["findings"], _damage("its picture")]}
+    return study
 
 
 def _thumbnail(path: Path) -> str:

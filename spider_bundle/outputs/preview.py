@@ -18,7 +18,7 @@ from spider_bundle.arrays import AnyFloatArray
 from spider_bundle.files import atomic_path
 from spider_bundle.geometry import Grid
 from spider_bundle.labels import LABEL_COLOURS, Label
-from spider_bundle.outputs.report import LabelEntry, Report
+from spider_bundle.outputs.report import INTENDED_USE, LabelEntry, Report
 from spider_bundle.outputs.surface import render_surfaces
 from spider_bundle.projection_matrix import project_points
 
@@ -36,8 +36,6 @@ DISPLAY_WINDOW: tuple[float, float] = (-200.0, 1500.0)
 OVERLAY_OPACITY = 0.55
 SOFT_TISSUE_OPACITY = 0.25
 """Soft tissue covers much of the head, so it is only tinted."""
-
-FOOTER = "Research use only. Not for diagnosis."
 
 _PANEL = 300
 _GAP = 10
@@ -228,21 +226,16 @@ def _tinted(grey: AnyFloatArray, label: int, weight: AnyFloatArray) -> AnyFloatA
 
 def views_of_plane(plane: Plane, result: Result) -> npt.NDArray[np.int64]:
     """In how many radiographs each pixel of a plane lies in the exposed field. ``(size, size)``."""
-    points = _plane_points(plane, result.grid).reshape(1, 3, -1).transpose(0, 2, 1)
-    seen = np.zeros((_PANEL, _PANEL), np.int64)
-    for view, mask in zip(result.provenance.views, result.mask, strict=True):
-        if view.projection is None:
-            return np.full_like(seen, 2)
-        matrix = torch.tensor(view.projection, dtype=torch.float64)[None, None]
-        pixels = project_points(matrix, torch.from_numpy(points))[0, 0].numpy()
-        column, row = np.rint(pixels).astype(np.int64).T
-        # a border of False stands for all that is outside
-        bordered = np.pad(mask, 1)
-        inside = bordered[
-            np.clip(row + 1, 0, mask.shape[0] + 1), np.clip(column + 1, 0, mask.shape[1] + 1)
-        ]
-        seen += inside.reshape(seen.shape)
-    return seen
+    projections = [view.projection for view in result.provenance.views]
+    if None in projections:
+        return np.full((_PANEL, _PANEL), 2)
+    points = torch.from_numpy(_plane_points(plane, result.grid)).reshape(1, 3, -1).mT
+    pixels = project_points(torch.tensor(projections, dtype=torch.float64)[None], points)[0]
+    mask = torch.from_numpy(result.mask)[:, None].double()
+    # grid_sample counts from edge to edge of the image, columns first
+    at = (2 * pixels + 1) / torch.tensor(mask.shape[:1:-1]) - 1
+    seen = F.grid_sample(mask, at[:, None], mode="nearest", align_corners=False)
+    return seen.sum(dim=0).reshape(_PANEL, _PANEL).numpy().astype(np.int64)
 
 
 def _hatched(views: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -280,27 +273,27 @@ def _write(
     return at[0] + float(font.getlength(text))
 
 
-def _draw_letters(draw: ImageDraw.ImageDraw, box: Box, letters: tuple[str, str, str, str]) -> None:
+def _annotate(
+    draw: ImageDraw.ImageDraw,
+    box: Box,
+    caption: str,
+    letters: tuple[str, str, str, str],
+    pixels_per_mm: float,
+    where: str = "",
+) -> None:
+    """Write caption, orientation letters and scale bar into a panel."""
+    _write(draw, (box.left + 8, box.top + 8), caption, size=12, anchor="la", rim=_RIM)
     middle, edge = _PANEL / 2, _PANEL - 10
     places = ((10, middle), (edge, middle), (middle, 10), (middle, edge))
     for (x, y), letter in zip(places, letters, strict=True):
         at = (box.left + x, box.top + y)
         _write(draw, at, letter, size=12, bold=True, colour=_AMBER, anchor="mm", rim=_RIM)
-
-
-def _draw_scale_bar(
-    draw: ImageDraw.ImageDraw, box: Box, pixels_per_mm: float, where: str = ""
-) -> None:
     length = round(_SCALE_BAR_MM * pixels_per_mm)
     right, bottom = box.left + _PANEL - 12, box.top + _PANEL - 12
     draw.rectangle((right - length - 1, bottom - 2, right + 1, bottom + 1), "black")
     draw.rectangle((right - length, bottom - 1, right, bottom), _TEXT)
     text = f"{_SCALE_BAR_MM:.0f} mm{where}"
     _write(draw, (right, bottom - 5), text, size=10, anchor="rb", rim=_RIM)
-
-
-def _caption(draw: ImageDraw.ImageDraw, box: Box, text: str) -> None:
-    _write(draw, (box.left + 8, box.top + 8), text, size=12, anchor="la", rim=_RIM)
 
 
 def _draw_headings(draw: ImageDraw.ImageDraw, grid: Grid) -> None:
@@ -333,9 +326,8 @@ def _draw_radiographs(picture: Image.Image, draw: ImageDraw.ImageDraw, result: R
             draw.rectangle((box.left, box.top, box.left + _PANEL - 1, box.top + _PANEL - 1), 0)
             corner = (box.left + (_PANEL - size[0]) // 2, box.top + (_PANEL - size[1]) // 2)
             picture.paste(grey.convert("RGB"), corner)
-            _caption(draw, box, f"{name}: not shown, text burned in (E17)" if is_hidden else name)
-            _draw_letters(draw, box, letters[row])
-            _draw_scale_bar(draw, box, scale / result.pixel_size, " at isocentre")
+            text = f"{name}: not shown, text burned in (E17)" if is_hidden else name
+            _annotate(draw, box, text, letters[row], scale / result.pixel_size, " at isocentre")
 
 
 def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> bool:
@@ -351,9 +343,8 @@ def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result
             pixels = _bytes(view)
             pixels[hatched] = pixels[hatched] // 2 + np.array(ImageColor.getrgb(_AMBER)) // 2
             picture.paste(Image.fromarray(pixels), (box.left, box.top))
-            _caption(draw, box, f"{'xyz'[plane.normal]} = {position:.0f} mm")
-            _draw_letters(draw, box, plane.letters)
-            _draw_scale_bar(draw, box, _PANEL / side)
+            text = f"{'xyz'[plane.normal]} = {position:.0f} mm"
+            _annotate(draw, box, text, plane.letters, _PANEL / side)
     return is_hatched
 
 
@@ -378,9 +369,7 @@ def _draw_surfaces(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Resu
         shown = Image.fromarray(_bytes(view)).resize(size, Image.Resampling.BICUBIC)
         panel.paste(shown, (round(_PANEL / 2 + edge * scale), round(_PANEL / 2 + top * scale)))
         picture.paste(panel, (box.left, box.top))
-        _caption(draw, box, name)
-        _draw_letters(draw, box, plane.letters)
-        _draw_scale_bar(draw, box, scale)
+        _annotate(draw, box, name, plane.letters, scale)
 
 
 def _bytes(values: AnyFloatArray) -> npt.NDArray[np.uint8]:
@@ -407,7 +396,7 @@ def _draw_legend(draw: ImageDraw.ImageDraw, labels: Sequence[LabelEntry], is_hat
 
 def _draw_footer(draw: ImageDraw.ImageDraw, warnings: Sequence[str]) -> None:
     y = HEIGHT - 30
-    _write(draw, (_MARGIN, y), FOOTER, bold=True, colour=_AMBER)
+    _write(draw, (_MARGIN, y), INTENDED_USE, bold=True, colour=_AMBER)
     left = float(panel_box(0, 2).left)
     for count in range(len(warnings), -1, -1):  # as many as the line holds
         rest = [f"{len(warnings) - count} more"] if count < len(warnings) else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,32 @@ def test_orthanc_sends_to_the_listener(
     text = str(audit_of(spool)) + "\n".join(str(p.relative_to(spool)) for p in spool.rglob("*"))
     assert PLANTED not in text
     assert PLANTED_ROOT not in text
+
+
+def test_orthanc_routes_radiographs_as_contrib_has_it(
+    tmp_path: Path, pair: Pair, listening: Listening, spool: Path
+) -> None:
+    contrib = Path(__file__).resolve().parents[2] / "contrib" / "container"
+    title = json.loads((contrib / "orthanc.json").read_text(encoding="utf-8"))["DicomAet"]
+    (tmp_path / "orthanc").mkdir()
+    with listening(allow=(title,)) as listener:
+        settings = {
+            "DicomAet": title,
+            "DicomModalities": {"SPIDER": ["SPIDER", "127.0.0.1", listener.port]},
+            "LuaScripts": [str(contrib / "route.lua")],
+        }
+        with running_orthanc(tmp_path / "orthanc", **settings) as orthanc:
+            (ct, *_) = write_results(tmp_path / "out", "a" * 16)
+            for path in (ct, *(sources := pair("one"))):
+                orthanc.store(path)
+            for _ in range(200):
+                if len(stored(spool)) == 2:
+                    break
+                time.sleep(0.1)
+    assert len(stored(spool)) == 2
+    assert all(same_pixels(path, sources) for path in stored(spool))
+    # the CT was not sent, which the listener would have refused
+    assert [entry["event"] for entry in audit_of(spool)].count("object") == 2
 
 
 def test_orthanc_receives_results(tmp_path: Path) -> None:
