@@ -183,7 +183,7 @@ def test_example_runs_and_shows_the_head(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    names = runpy.run_path(str(bundle_root / "docs" / "examples" / "from_two_films.py"))
+    names = runpy.run_path(str(bundle_root / "docs" / "examples" / "from_two_radiographs.py"))
     head = names["head"]
     truth = HeadPhantom.nominal().labels(head.grid.points()) == Label.INTRACRANIAL
     litres = truth.sum() * np.prod(head.grid.spacing) / 1e6

@@ -7,14 +7,14 @@
 # ---
 
 # %% [markdown]
-# # From two films to a head CT in NumPy
+# # From two radiographs to a head CT in NumPy
 #
-# Research use only, never for diagnosis. The films of this example are simulated from an analytic
-# head, so no patient is in it. Open this file as a notebook with jupytext, or run it:
-# `python docs/examples/from_two_films.py`.
+# Research use only, never for diagnosis. The radiographs of this example are simulated from a
+# head phantom, so no patient is in it. Open this file as a notebook with jupytext, or run it:
+# `python docs/examples/from_two_radiographs.py`.
 
 # %%
-"""From two films to a head CT in NumPy."""
+"""From two radiographs to a head CT in NumPy."""
 
 import tempfile
 from pathlib import Path
