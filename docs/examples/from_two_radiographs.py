@@ -28,7 +28,7 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.labels import LABEL_NAMES
 
 # %% [markdown]
-# Your own films go here instead: the paths of the frontal and of the lateral DICOM file.
+# Your own radiographs go here instead: the paths of the frontal and of the lateral DICOM file.
 
 # %%
 frontal, lateral = write_demo_pair(Path(tempfile.mkdtemp()), shape=(240, 240), pitch=1.2)
