@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer
 from torch import nn
 
+from spider_bundle.coarse_to_fine import coarse_to_fine, halvings, padded
 from spider_bundle.dicom.dataset import REFUSED, StudyDataset
 from spider_bundle.errors import Code, line
 from spider_bundle.geometry import Grid
+from spider_bundle.intensity import denormalise_hu
 from spider_bundle.networks import SPIDER
 from spider_bundle.precision import autocast
 
@@ -64,7 +67,7 @@ def predict(
         device: Device of the network.
 
     Returns:
-        Logits and intensity, shape ``(K + 1, X, Y, Z)``, on the device.
+        The inferer's output for the study, on the device.
     """
     image = item["image"]
     inputs = MetaTensor(image.as_tensor()[None].to(device), meta=image.meta)
@@ -144,6 +147,8 @@ class VolumeInferer(Inferer):
         shape: Its number of voxels.
         chunk: Points decoded at a time; bounds the memory.
         precision: See :func:`spider_bundle.precision.autocast`.
+        exact: Decode every voxel and return logits. Otherwise grids of 2 mm and finer are decoded
+            coarse to fine (:mod:`spider_bundle.coarse_to_fine`), straight to HU and labels.
     """
 
     def __init__(
@@ -152,19 +157,24 @@ class VolumeInferer(Inferer):
         shape: int | Sequence[int] = 128,
         chunk: int = 131072,
         precision: str = "auto",
+        exact: bool = True,
     ) -> None:
         super().__init__()
         self.grid = Grid.centred(spacing, shape)
         self.chunk = int(chunk)
         self.precision = precision
+        self.exact = exact
 
     def __call__(
         self, inputs: torch.Tensor, network: SPIDER, *args: Any, **kwargs: Any
     ) -> torch.Tensor:
-        """Return logits and intensity, ``(B, K + 1, X, Y, Z)``.
+        """Return logits and intensity, ``(B, K + 1, X, Y, Z)``; see :func:`ct_and_labels`.
+
+        Not ``exact``, on grids of 2 mm and finer: HU and labels, int16, ``(B, 2, X, Y, Z)``.
 
         Raises:
-            ValueError: The cases of the batch do not share one axis-aligned grid.
+            ValueError: The cases of the batch do not share one axis-aligned grid, or the network's
+                output is not finite.
         """
         meta = getattr(inputs, "meta", {})
         image = torch.Tensor.as_subclass(inputs, torch.Tensor)
@@ -174,10 +184,34 @@ class VolumeInferer(Inferer):
         projection = torch.as_tensor(projection)
         if projection.ndim == 3:
             projection = projection[None].expand(image.shape[0], -1, -1, -1)
-        x, y, z = (torch.from_numpy(a).float() for a in self._grid(meta).axes())
+        grid = self._grid(meta)
+        count = 0 if self.exact or min(grid.shape) == 1 else halvings(grid.spacing)
         with torch.no_grad(), autocast(image.device, self.precision):
             maps = network.encode(image)
-            return network.decode_grid(maps, projection, x, y, z, self.chunk)
+            if count == 0:
+                x, y, z = (torch.from_numpy(axis).float() for axis in grid.axes())
+                return network.decode_grid(maps, projection, x, y, z, self.chunk)
+            cases = zip(maps.split(1), projection.split(1), strict=True)
+            return torch.stack(
+                [self._coarse_to_fine(network, grid, count, *case) for case in cases]
+            )
+
+    def _coarse_to_fine(
+        self, network: SPIDER, grid: Grid, count: int, maps: torch.Tensor, projection: torch.Tensor
+    ) -> torch.Tensor:
+        """HU and labels of one case, int16, ``(2, X, Y, Z)``."""
+        x, y, z = (padded(n, count) for n in grid.shape)
+        axes = (torch.from_numpy(axis).float() for axis in replace(grid, shape=(x, y, z)).axes())
+        voxels = network.voxel_decoder(maps, projection, *axes)
+        chunk = min(self.chunk, network.cpu_chunk) if maps.device.type == "cpu" else self.chunk
+
+        def decode(*index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            parts = zip(*(axis.split(chunk) for axis in index), strict=True)
+            hu, labels = zip(*(ct_and_labels(voxels(*part).T) for part in parts), strict=True)
+            return torch.cat(hu, dim=1)[0], torch.cat(labels, dim=1)[0]
+
+        hu, labels = coarse_to_fine(decode, grid.shape, count, maps.device)
+        return torch.stack([hu, labels.to(torch.int16)])
 
     def _grid(self, meta: dict[str, Any]) -> Grid:
         if "spatial_shape" not in meta or "original_affine" not in meta:
@@ -187,3 +221,38 @@ class VolumeInferer(Inferer):
         if not (np.all(shape == shape[0]) and np.allclose(affine, affine[0])):
             raise ValueError("all cases of a batch must share one output grid")
         return Grid.from_ras(affine[0], shape[0])
+
+
+def ct_and_labels(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Split the output of a :class:`VolumeInferer` into a CT in HU and a label map.
+
+    Args:
+        prediction: Class logits and normalised intensity, shape ``(K + 1, ...)``; or HU and labels,
+            int16, shape ``(2, ...)``.
+
+    Returns:
+        HU, int16, and labels, uint8, both ``(1, ...)``.
+
+    Raises:
+        ValueError: The prediction holds NaN or infinity, which no integer can show.
+    """
+    if prediction.dtype is torch.int16:
+        return prediction[:1], prediction[1:].to(torch.uint8)
+    # a sum is finite only if all values are, and takes no memory
+    if not torch.isfinite(prediction.sum()):
+        raise ValueError("the network's output is not finite")
+    hu = denormalise_hu(prediction[-1:].float()).round().to(torch.int16)
+    return hu, _most_likely(prediction[:-1])[None]
+
+
+def _most_likely(logits: torch.Tensor) -> torch.Tensor:
+    """Return the index of the largest of the first dimension, the first one of equals, as uint8.
+
+    On a CPU ``argmax`` across the slow dimension takes several times as long as comparing.
+    """
+    best = logits[0].clone()
+    labels = torch.zeros_like(best, dtype=torch.uint8)
+    for number, logit in enumerate(logits[1:], start=1):
+        labels.masked_fill_(logit > best, number)
+        torch.maximum(best, logit, out=best)
+    return labels

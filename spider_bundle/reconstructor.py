@@ -25,8 +25,8 @@ from spider_bundle.dicom.transforms import BiplanarRadiographsd
 from spider_bundle.errors import root_cause
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid
-from spider_bundle.inferers import predict
-from spider_bundle.intensity import attenuation, denormalise_hu
+from spider_bundle.inferers import ct_and_labels, predict
+from spider_bundle.intensity import attenuation
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs.consistency import reprojection_consistency
 from spider_bundle.outputs.dicom_ct import DicomIdentity
@@ -227,7 +227,7 @@ class Reconstructor:
     def run(self, item: Mapping[Hashable, Any]) -> Result:
         """Reconstruct what :meth:`read` returned."""
         prediction = predict(item, self.network, self._inferer, self.device)
-        hu, labels = ct_and_labels(prediction)
+        hu, labels = (part.cpu() for part in ct_and_labels(prediction))
         return Result.from_item(
             {**item, "ct": hu, "pred": labels},
             device=str(self.device),
@@ -260,38 +260,6 @@ def inference_config(
     for number, value in enumerate(literals.values()):
         parser.ref_resolver.resolved_content[f"literals::{number}"] = value
     return parser
-
-
-def ct_and_labels(prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split the network's output into a CT in HU and a label map.
-
-    Args:
-        prediction: Class logits and normalised intensity, shape ``(K + 1, X, Y, Z)``.
-
-    Returns:
-        HU, int16, and labels, uint8, both ``(1, X, Y, Z)`` on the CPU.
-
-    Raises:
-        ValueError: The prediction holds NaN or infinity, which no integer can show.
-    """
-    # a sum is finite only if all values are, and takes no memory
-    if not torch.isfinite(prediction.sum()):
-        raise ValueError("the network's output is not finite")
-    hu = denormalise_hu(prediction[-1:].float()).round().to(torch.int16)
-    return hu.cpu(), _most_likely(prediction[:-1])[None].cpu()
-
-
-def _most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """Return the index of the largest of the first dimension, the first one of equals, as uint8.
-
-    On a CPU ``argmax`` across the slow dimension takes several times as long as comparing.
-    """
-    best = logits[0].clone()
-    labels = torch.zeros_like(best, dtype=torch.uint8)
-    for number, logit in enumerate(logits[1:], start=1):
-        labels.masked_fill_(logit > best, number)
-        torch.maximum(best, logit, out=best)
-    return labels
 
 
 def _plain_source(source: Source) -> str | list[str] | dict[str, str] | FilmPair:

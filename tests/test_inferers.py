@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor, list_data_collate
 
 from spider_bundle.geometry import Grid
-from spider_bundle.inferers import PointInferer, VolumeInferer
+from spider_bundle.inferers import PointInferer, VolumeInferer, ct_and_labels
 from spider_bundle.intensity import HU_WINDOW
 from spider_bundle.networks import SPIDER
 from spider_bundle.networks.spider import nominal_projection
@@ -159,6 +159,33 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert float(difference.max()) < 60  # HU
     changed = exact[:, :-1].argmax(dim=1) != reduced[:, :-1].argmax(dim=1)
     assert float(changed.float().mean()) < 0.01
+
+
+@pytest.mark.parametrize("spacing", [2.0, 1.0, (1.0, 2.0, 1.5)], ids=str)
+def test_coarse_to_fine_is_near_the_exact_result(network: SPIDER, spacing: Any) -> None:
+    grid = Grid.centred(spacing, (21, 18, 23))
+    batch = collated(radiographs(0, 750.0, grid), radiographs(1, 1100.0, grid))
+    coarse = infer(network, batch, exact=False)
+    assert coarse.dtype == torch.int16
+    assert coarse.shape == (2, 2, *grid.shape)
+    for case, exact in zip(coarse, infer(network, batch), strict=True):
+        hu, labels = ct_and_labels(exact)
+        assert float(hu.float().std()) > 5  # not a constant
+        assert float((case[0] - hu[0]).abs().float().mean()) < 1
+        assert float((case[1] != labels[0]).float().mean()) < 0.01
+
+
+def test_coarser_grids_are_decoded_exactly(network: SPIDER) -> None:
+    grid = Grid.centred(3.0, (9, 8, 7))
+    batch = collated(radiographs(0, 900.0, grid))
+    assert torch.equal(infer(network, batch, exact=False), infer(network, batch))
+
+
+def test_coarse_to_fine_refuses_what_is_not_finite(network: SPIDER) -> None:
+    image = radiographs(0, 900.0, Grid.centred(2.0, 8))
+    image[0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        infer(network, collated(image), exact=False)
 
 
 def test_point_inferer_decodes_the_points_with_gradient(network: SPIDER) -> None:

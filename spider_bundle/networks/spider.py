@@ -11,7 +11,7 @@ added the same way. :meth:`SPIDER.decode` is the plain reference, :meth:`SPIDER.
 folded path; both give the same numbers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -34,6 +34,9 @@ from spider_bundle.projection_matrix import dehomogenise, project_points
 
 CHUNK = 131072
 """Points of a grid decoded at a time."""
+
+VoxelDecoder = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Class logits and intensity, ``(P, K + 1)``, of voxel indices along x, y and z, ``(P,)`` each."""
 
 _CPU_CHUNK = 8192
 """Points decoded at a time on CPUs: a hidden layer, 4 MiB in bfloat16, stays in the caches."""
@@ -169,47 +172,113 @@ class SPIDER(Defined):
         Returns:
             Shape ``(B, K + 1, X, Y, Z)``, float32.
         """
-        b, _, _, h, w = maps.shape
-        device = maps.device
+        b, device = maps.shape[0], maps.device
         x, y, z = x.to(device), y.to(device), z.to(device)
         nx, ny, nz = x.shape[0], y.shape[0], z.shape[0]
         out = torch.empty(
             (b, self.num_classes + 1, nx * ny * nz), dtype=torch.float32, device=device
         )
-        # homogeneous pixels are sums of a term per column of the grid and a term per height
-        matrix = map_projection(projection.to(device), self.stride).float()[..., None]
-        across = matrix[..., 0, :, None] * x[:, None] + matrix[..., 1, :, None] * y
-        across = across.flatten(-2) + matrix[..., 3, :]
-        along = matrix[..., 2, :] * z
-        ix = torch.arange(nx, device=device, dtype=torch.int32).repeat_interleave(ny)
-        iy = torch.arange(ny, device=device, dtype=torch.int32).repeat(nx)
-        iz = torch.arange(nz, device=device, dtype=torch.int32)
         if device.type == "cpu" and not torch.jit.is_tracing():  # a trace unrolls the loop
             chunk = min(chunk, self.cpu_chunk)
         step = max(1, chunk // nz)
         for i in range(b):
-            table = self._folded_maps(maps[i])
-            first_axis = table.shape[0]
-            table = torch.cat([table, self._folded_encoding(x, y, z)])
+            table, across, along = self._folded(maps[i], projection[i].to(device), x, y, z)
             for start in range(0, nx * ny, step):
                 stop = min(start + step, nx * ny)
-                pixels = across[i, :, :, start:stop, None] + along[i, :, :, None]
-                taps, weights = bilinear_taps(dehomogenise(pixels.flatten(2), 1), h, w)
-                column_x = ix[start:stop, None].expand(-1, nz).flatten()
-                column_y = iy[start:stop, None].expand(-1, nz).flatten()
-                height = iz.repeat(stop - start)
-                rows = [first_axis + column_x, first_axis + nx + column_y]
-                rows.append(first_axis + nx + ny + height)
-                taps = torch.cat([taps, torch.stack(rows)])
-                weights = torch.cat([weights, torch.ones_like(weights[:3])])
-                first = F.embedding_bag(
-                    taps.T.contiguous(),
-                    table,
-                    mode="sum",
-                    per_sample_weights=weights.T.to(table.dtype).contiguous(),
-                )
-                out[i, :, start * nz : stop * nz] = self.decoder.after_first(first).T
+                column = torch.arange(start, stop, device=device).repeat_interleave(nz)
+                height = torch.arange(nz, device=device).repeat(stop - start)
+                values = self._decode_folded(table, across, along, maps.shape[3:], column, height)
+                out[i, :, start * nz : stop * nz] = values.T
         return out.reshape(b, self.num_classes + 1, nx, ny, nz)
+
+    def voxel_decoder(
+        self,
+        maps: torch.Tensor,
+        projection: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        z: torch.Tensor,
+    ) -> VoxelDecoder:
+        """Return a function that decodes single voxels of a grid, folded as in :meth:`decode_grid`.
+
+        Args:
+            maps: Feature maps of one case, shape ``(1, 2, C, H, W)``.
+            projection: Its matrices, shape ``(1, 2, 4, 4)``.
+            x: LPS mm of the grid along x, shape ``(X,)``; ``y`` and ``z`` alike.
+            y: Shape ``(Y,)``.
+            z: Shape ``(Z,)``.
+
+        Returns:
+            It takes voxel indices along x, y and z, ``(P,)`` each, and returns ``(P, K + 1)``.
+        """
+        device = maps.device
+        x, y, z = x.to(device), y.to(device), z.to(device)
+        table, across, along = self._folded(maps[0], projection[0].to(device), x, y, z)
+
+        def decode(ix: torch.Tensor, iy: torch.Tensor, iz: torch.Tensor) -> torch.Tensor:
+            column = ix * len(y) + iy
+            return self._decode_folded(table, across, along, maps.shape[3:], column, iz)
+
+        return decode
+
+    def _folded(
+        self,
+        maps: torch.Tensor,
+        projection: torch.Tensor,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        z: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Prepare one case's grid for :meth:`_decode_folded`.
+
+        Returns:
+            The first layer on the maps, then on the encoding of the axes, shape ``(N, width)``;
+            homogeneous pixels are sums of a term per column of the grid, ``(V, 4, X, Y)``, and a
+            term per height, ``(V, 4, Z)``.
+        """
+        matrix = map_projection(projection, self.stride).float()[..., None]
+        across = matrix[..., 0, :, None] * x[:, None] + matrix[..., 1, :, None] * y
+        across = across + matrix[..., 3, :, None]
+        table = torch.cat([self._folded_maps(maps), self._folded_encoding(x, y, z)])
+        return table, across, matrix[..., 2, :] * z
+
+    def _decode_folded(
+        self,
+        table: torch.Tensor,
+        across: torch.Tensor,
+        along: torch.Tensor,
+        map_shape: list[int],
+        column: torch.Tensor,
+        height: torch.Tensor,
+    ) -> torch.Tensor:
+        """Decode voxels of a grid.
+
+        Args:
+            table: From :meth:`_folded`, as ``across`` and ``along``.
+            across: Shape ``(V, 4, X, Y)``.
+            along: Shape ``(V, 4, Z)``.
+            map_shape: Rows and columns of the feature maps.
+            column: Indices of the voxels into ``X * Y``, shape ``(P,)``.
+            height: Their indices along z, shape ``(P,)``.
+
+        Returns:
+            Shape ``(P, K + 1)``.
+        """
+        nx, ny, nz = across.shape[2], across.shape[3], along.shape[2]
+        pixels = across.flatten(2)[:, :, column] + along[:, :, height]
+        taps, weights = bilinear_taps(dehomogenise(pixels, 1), map_shape[0], map_shape[1])
+        first_axis = table.shape[0] - nx - ny - nz
+        rows = [first_axis + column // ny, first_axis + nx + column % ny]
+        rows.append(first_axis + nx + ny + height)
+        taps = torch.cat([taps, torch.stack(rows).int()])
+        weights = torch.cat([weights, torch.ones_like(weights[:3])])
+        first = F.embedding_bag(
+            taps.T.contiguous(),
+            table,
+            mode="sum",
+            per_sample_weights=weights.T.to(table.dtype).contiguous(),
+        )
+        return self.decoder.after_first(first)
 
     def _folded_maps(self, maps: torch.Tensor) -> torch.Tensor:
         """First layer on one case's maps ``(V, C, H, W)`` within a border of zeros, by rows.

@@ -13,8 +13,9 @@ from monai.transforms import Transform
 
 from spider_bundle.errors import Code, line
 from spider_bundle.files import file_sha256
+from spider_bundle.inferers import ct_and_labels
 from spider_bundle.outputs.study import StudyError, check_formats, write_study
-from spider_bundle.reconstructor import Result, ct_and_labels
+from spider_bundle.reconstructor import Result
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _log = logging.getLogger(__name__)
 class CTAndLabelsd(Transform):
     """Split the network's output into a CT in HU and a label map.
 
-    ``pred`` ``(K + 1, X, Y, Z)`` becomes the label map, uint8 ``(1, X, Y, Z)``; ``ct`` becomes
+    ``pred``, the inferer's output, becomes the label map, uint8 ``(1, X, Y, Z)``; ``ct`` becomes
     int16 HU of the same shape. Both are MetaTensors with the RAS affine of the output grid.
     """
 
@@ -34,7 +35,7 @@ class CTAndLabelsd(Transform):
         """
         affine = torch.as_tensor(data["image"].meta["original_affine"])
         prediction = torch.Tensor.as_subclass(torch.as_tensor(data["pred"]), torch.Tensor)
-        hu, labels = ct_and_labels(prediction.detach())
+        hu, labels = (part.cpu() for part in ct_and_labels(prediction.detach()))
         pred, ct = MetaTensor(labels, affine=affine), MetaTensor(hu, affine=affine)
         return {**data, "pred": pred, "ct": ct}
 

@@ -16,13 +16,12 @@ from torch import nn
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
-from spider_bundle.inferers import VolumeInferer, predict
+from spider_bundle.inferers import VolumeInferer, _most_likely, predict
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
 from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd
 from spider_bundle.phantom import HeadPhantom, ellipsoid
 from spider_bundle.projection_matrix import project_points
-from spider_bundle.reconstructor import _most_likely
 
 MARKER = np.array([33.0, -27.0, 45.0])  # LPS mm
 
