@@ -64,6 +64,7 @@ class Reconstructor(reconstructor.Reconstructor):
         shape: Its voxels: one value, or x, y, z.
         device: Device of the network; the first GPU, or the CPU where there is none.
         precision: See :func:`spider_bundle.precision.autocast`.
+        exact: Decode every voxel, instead of interpolating where the answer does not change.
         weights: Weights file instead of the bundle's.
         overrides: Statements about the radiographs, see
             :meth:`~spider_bundle.dicom.overrides.PairOverrides.from_mapping`.
@@ -85,6 +86,7 @@ class Reconstructor(reconstructor.Reconstructor):
         shape: int | Sequence[int] | None = None,
         device: str | torch.device | None = None,
         precision: str | None = None,
+        exact: bool | None = None,
         weights: PathLike | None = None,
         overrides: Mapping[str, Any] | None = None,
         keep_identity: bool | None = None,
@@ -95,6 +97,7 @@ class Reconstructor(reconstructor.Reconstructor):
             "shape": shape,
             "device": device,
             "precision": precision,
+            "exact": exact,
             "weights": weights,
             "overrides": overrides,
             "keep_identity": keep_identity,
@@ -123,6 +126,7 @@ def reconstruct(
     shape: int | Sequence[int] | None = None,
     device: str | torch.device | None = None,
     precision: str | None = None,
+    exact: bool | None = None,
     weights: PathLike | None = None,
     root: PathLike | None = None,
 ) -> Reconstruction:
@@ -136,6 +140,7 @@ def reconstruct(
         shape: Voxels of the output.
         device: Device of the network.
         precision: Its precision.
+        exact: Decode every voxel.
         weights: Weights file instead of the bundle's.
         root: Folder of the bundle.
 
@@ -151,6 +156,7 @@ def reconstruct(
         shape=shape,
         device=device,
         precision=precision,
+        exact=exact,
         weights=weights,
         overrides=overrides,
         root=root,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch.nn import functional as F
 
+from spider_bundle.api import Reconstructor
 from spider_bundle.coarse_to_fine import Decode, coarse_to_fine, halvings, padded
+from spider_bundle.demo import write_demo_pair
+from spider_bundle.labels import Label
 
 CPU = torch.device("cpu")
 
@@ -102,3 +108,19 @@ def test_first_lattice_is_at_most_4_mm() -> None:
     assert {spacing: halvings((spacing,) * 3) for spacing in spacings} == spacings
     assert halvings((0.5, 0.5, 2.0)) == 1
     assert [padded(n, 2) for n in (1, 2, 5, 6, 128)] == [1, 5, 5, 9, 129]
+
+
+@pytest.mark.slow
+def test_shipped_network_at_2_mm_differs_by_less_than_1_hu(tmp_path: Path) -> None:
+    write_demo_pair(tmp_path)
+    both = [Reconstructor(precision="float32", exact=exact) for exact in (False, True)]
+    coarse, exact = (reconstructor.study(reconstructor.read(tmp_path)) for reconstructor in both)
+    assert abs(coarse.hu.astype(float) - exact.hu).mean() < 1
+    for label in Label:
+        mine, truth = coarse.labels == label, exact.labels == label
+        assert 2 * (mine & truth).sum() >= 0.998 * (mine.sum() + truth.sum())
+    # labels differ within one voxel of a surface only
+    truth = torch.from_numpy(exact.labels).float()[None]
+    highest, lowest = F.max_pool3d(truth, 3, 1, 1), -F.max_pool3d(-truth, 3, 1, 1)
+    differs = torch.from_numpy(coarse.labels != exact.labels)
+    assert (highest != lowest)[0][differs].all()
