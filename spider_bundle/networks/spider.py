@@ -187,7 +187,9 @@ class SPIDER(Defined):
                 stop = min(start + step, nx * ny)
                 column = torch.arange(start, stop, device=device).repeat_interleave(nz)
                 height = torch.arange(nz, device=device).repeat(stop - start)
-                values = self._decode_folded(table, across, along, maps.shape[3:], column, height)
+                values = self._decode_folded(
+                    table, across, along, maps.shape[3], maps.shape[4], column, height
+                )
                 out[i, :, start * nz : stop * nz] = values.T
         return out.reshape(b, self.num_classes + 1, nx, ny, nz)
 
@@ -217,7 +219,9 @@ class SPIDER(Defined):
 
         def decode(ix: torch.Tensor, iy: torch.Tensor, iz: torch.Tensor) -> torch.Tensor:
             column = ix * len(y) + iy
-            return self._decode_folded(table, across, along, maps.shape[3:], column, iz)
+            return self._decode_folded(
+                table, across, along, maps.shape[3], maps.shape[4], column, iz
+            )
 
         return decode
 
@@ -247,7 +251,8 @@ class SPIDER(Defined):
         table: torch.Tensor,
         across: torch.Tensor,
         along: torch.Tensor,
-        map_shape: list[int],
+        map_rows: int,
+        map_columns: int,
         column: torch.Tensor,
         height: torch.Tensor,
     ) -> torch.Tensor:
@@ -257,7 +262,8 @@ class SPIDER(Defined):
             table: From :meth:`_folded`, as ``across`` and ``along``.
             across: Shape ``(V, 4, X, Y)``.
             along: Shape ``(V, 4, Z)``.
-            map_shape: Rows and columns of the feature maps.
+            map_rows: Rows of the feature maps.
+            map_columns: Their columns.
             column: Indices of the voxels into ``X * Y``, shape ``(P,)``.
             height: Their indices along z, shape ``(P,)``.
 
@@ -266,7 +272,7 @@ class SPIDER(Defined):
         """
         nx, ny, nz = across.shape[2], across.shape[3], along.shape[2]
         pixels = across.flatten(2)[:, :, column] + along[:, :, height]
-        taps, weights = bilinear_taps(dehomogenise(pixels, 1), map_shape[0], map_shape[1])
+        taps, weights = bilinear_taps(dehomogenise(pixels, 1), map_rows, map_columns)
         first_axis = table.shape[0] - nx - ny - nz
         rows = [first_axis + column // ny, first_axis + nx + column % ny]
         rows.append(first_axis + nx + ny + height)
