@@ -14,24 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import random
 import resource
 import shutil
-import signal
 import struct
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from io import BytesIO
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ from pydicom.uid import (
 )
 
 from spider_bundle.batch.finder import SANDBOX_MODULES, StudyFinder
-from spider_bundle.batch.sandbox import Sandbox, limit_memory
+from spider_bundle.batch.sandbox import CallError, Child, Sandbox, SlowError, limit_memory
 from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.studies import find_studies
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
@@ -808,31 +807,23 @@ def run_case(
             return f"uncoded {type(error).__name__} {at} {str(error)[:80]}", case.what
 
 
-def work(connection: Connection, seed: int, extra: int) -> None:
-    """Run the cases that the connection names until it says None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def prepare(seed: int, extra: int) -> Callable[[int], tuple[str, str, int, float]]:
+    """Load what all cases need; return what runs a case by its number.
+
+    It tells the outcome and the kind of the case, the peak memory of the process so far (KiB) and
+    the CPU time (s).
+    """
     pairs, reals, sandbox = sound_pairs(), real_files(), Sandbox(SANDBOX_MODULES, extra)
     run_case(-1, seed, pairs, reals, sandbox)  # loads what is loaded late
     limit_memory(extra)
-    connection.send(None)
-    try:
-        while (number := connection.recv()) is not None:
-            before = time.process_time()
-            outcome = run_case(number, seed, pairs, reals, sandbox)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            connection.send((*outcome, peak, time.process_time() - before))
-    finally:
-        sandbox.close()
 
+    def run(number: int) -> tuple[str, str, int, float]:
+        before = time.process_time()
+        outcome = run_case(number, seed, pairs, reals, sandbox)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (*outcome, peak, time.process_time() - before)
 
-@dataclass
-class Worker:
-    """A process, the case it is at and until when it may take."""
-
-    process: Any
-    connection: Connection
-    number: int | None = None
-    deadline: float = 0.0
+    return run
 
 
 def main() -> None:
@@ -856,62 +847,38 @@ def main() -> None:
     start = time.monotonic()
     counts: Counter[str] = Counter()
     defects: dict[str, list[str]] = {}
-    context = multiprocessing.get_context("spawn")
-    numbers = iter(range(options.count))
     scratch = tempfile.mkdtemp(prefix="fuzz")
     os.environ["TMPDIR"] = scratch
     os.environ["RUST_BACKTRACE"] = "0"  # the finding of a decoder's panic says enough
-    slowest, spent, peak, asked = 0.0, 0.0, 0, 0
+    slowest, spent, peak = 0.0, 0.0, 0
+    local = threading.local()
 
-    def started() -> Worker:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=work, args=(theirs, options.seed, options.memory << 20))
-        process.start()
-        theirs.close()
-        return Worker(process, ours, None, time.monotonic() + 300)
+    def isolated(number: int) -> tuple[str, str, int, float] | None:
+        """Run a case in the process of this thread; one that is lost is replaced."""
+        if time.monotonic() - start > options.limit:
+            return None
+        child: Child | None = getattr(local, "child", None)
+        if child is None:
+            child = local.child = Child(prepare, options.seed, options.memory << 20)
+            child.start(300)
+        try:
+            result: tuple[str, str, int, float] = child.call(number, seconds=options.seconds)
+        except CallError as error:
+            child.kill()
+            local.child = None
+            return "hang" if isinstance(error, SlowError) else f"crash ({error})", "", 0, 0.0
+        return result
 
-    def noted(outcome: str, number: int | None, what: str) -> None:
-        counts[outcome] += 1
-        if not outcome.startswith(("read", "refused")):
-            defects.setdefault(outcome, []).append(f"{number} ({what})")
-            print(number, what, outcome, file=sys.stderr, flush=True)
-
-    workers = [started() for _ in range(options.workers)]
-    while workers:
-        ready = wait([w.connection for w in workers], timeout=0.5)
-        now = time.monotonic()
-        for worker in list(workers):
-            ended = ""
-            if worker.connection in ready:
-                try:
-                    result = worker.connection.recv()
-                except EOFError:
-                    worker.process.join()
-                    ended = f"crash (exit {worker.process.exitcode})"
-                else:
-                    if result is None:
-                        start = start if asked else now  # loading is not counted
-                    else:
-                        noted(result[0], worker.number, result[1])
-                        slowest = max(slowest, result[3])
-                        spent += result[3]
-                        peak = max(peak, result[2])
-                    more = now - start < options.limit
-                    worker.number = next(numbers, None) if more else None
-                    worker.connection.send(worker.number)
-                    worker.deadline = now + options.seconds
-                    if worker.number is None:
-                        worker.process.join()
-                        workers.remove(worker)
-                    else:
-                        asked += 1
-            elif now > worker.deadline:
-                worker.process.kill()
-                ended = "hang"
-            if ended:
-                noted(ended, worker.number, "")
-                workers.remove(worker)
-                workers.append(started())
+    with ThreadPoolExecutor(options.workers) as threads:
+        for number, result in enumerate(threads.map(isolated, range(options.count))):
+            if result is None:
+                continue
+            outcome, what, kibibytes, seconds = result
+            counts[outcome] += 1
+            slowest, spent, peak = max(slowest, seconds), spent + seconds, max(peak, kibibytes)
+            if not outcome.startswith(("read", "refused")):
+                defects.setdefault(outcome, []).append(f"{number} ({what})")
+                print(number, what, outcome, file=sys.stderr, flush=True)
     shutil.rmtree(scratch, ignore_errors=True)
     groups: Counter[str] = Counter()
     for outcome, count in counts.items():

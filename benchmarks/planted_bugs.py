@@ -278,7 +278,7 @@ BUGS = (
     Bug(
         "a lost study is not tried again",
         "batch/pool.py",
-        "self._waiting.appendleft(job)",
+        "self._waiting.appendleft(study)",
         "self._waiting.clear()",
         "tests/batch/test_pool.py",
     ),

@@ -20,6 +20,7 @@ __all__ = [
     "Info",
     "Severity",
     "SpiderError",
+    "StudyError",
     "finding",
     "line",
     "root_cause",
@@ -136,6 +137,10 @@ class SpiderError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.errors))
+
+
+class StudyError(RuntimeError):
+    """The study folder cannot be written; the message says why and names no path."""
 
 
 def validation_message(error: ValidationError) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 HU_WINDOW: tuple[float, float] = (-1000.0, 2000.0)
 """HU that the network maps to 0 and 1. PSNR and MAE are taken on this window."""
@@ -16,7 +18,7 @@ HU_FILE_RANGE: tuple[int, int] = (-1024, 3071)
 MU_WATER: float = 0.02
 """Linear attenuation of water at about 63 keV, 1/mm (NIST XCOM, 0.0204 at 60, 0.0184 at 80 keV)."""
 
-Array = TypeVar("Array", torch.Tensor, "np.ndarray")
+Array = TypeVar("Array", "torch.Tensor", "np.ndarray")
 
 
 def normalise_hu(hu: Array) -> Array:

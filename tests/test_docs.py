@@ -18,13 +18,13 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from pydantic import BaseModel
 
 from docs import tables
-from spider_bundle.batch.outcome import EXIT_UNFINISHED
 from spider_bundle.batch.records import Entry, State
 from spider_bundle.cases.quality import CHECKS
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.evaluation.tables import SCORE_NAMES
+from spider_bundle.exit_status import EXIT_UNFINISHED
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.outputs.dicom_seg import SEGMENT_CODES
 from spider_bundle.outputs.report import ConsistencyEntry, FindingEntry, Report, ViewEntry

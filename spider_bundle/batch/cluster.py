@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import secrets
 import socket
+import tempfile
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
@@ -24,26 +24,17 @@ from pydantic.dataclasses import dataclass
 
 from spider_bundle import __version__
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.pool import Worker
 from spider_bundle.batch.records import State
-from spider_bundle.batch.sandbox import silence_process
-from spider_bundle.batch.worker import (
-    Message,
-    Pipeline,
-    StudyDone,
-    WorkerSettings,
-    load_pipeline,
-    run_study,
-)
+from spider_bundle.batch.sandbox import CallError, DeathError, SlowError, silence_process
+from spider_bundle.batch.worker import StudyDone, WorkerSettings, load
 from spider_bundle.bundle import bundle_root
 from spider_bundle.errors import Code, SpiderError, finding
 from spider_bundle.files import file_sha256
+from spider_bundle.logs import debug
 from spider_bundle.outputs.optional_dependencies import require_extra
 
 _REACH_SECONDS = 10.0
-_JOIN_SECONDS = 180.0
-_LOCKS = ".locks"
-_TOKEN = "cluster-"
+_TOKEN = ".locks/cluster"
 _ABSENT = "absent"
 
 
@@ -79,91 +70,108 @@ class ClusterOptions:
 class _Actor:
     """The worker on a node; its methods are called one by one."""
 
-    _pipeline: Pipeline | None = None
+    _do: Callable[[Job], StudyDone]
 
     def start(
-        self, settings: WorkerSettings, token: Path, facts: Mapping[str, str]
-    ) -> Message | SpiderError:
-        """Load the network if the node is fit."""
+        self, settings: WorkerSettings, token: str, facts: Mapping[str, str]
+    ) -> SpiderError | CallError | None:
+        """Load the network; return why that cannot be, if so."""
         silence_process()
         if error := _unfit(settings, token, facts):
             return error
-        message, self._pipeline = load_pipeline(settings)
-        return message
+        try:
+            self._do = load(settings)
+        except SpiderError as error:
+            return error
+        except Exception as error:
+            debug(error)
+            return CallError(f"it failed unexpectedly ({type(error).__name__})")
+        return None
 
-    def run(self, job: Job) -> StudyDone | None:
-        """Return how a study ended, or None if the node does not see its files."""
-        if not all(map(_is_there, job.paths)):
-            return None
-        assert self._pipeline is not None
-        return run_study(self._pipeline, job)
+    def call(self, job: Job) -> StudyDone | SpiderError:
+        """Return how a study ended, or R09 if the node does not see its files."""
+        if all(map(_is_there, job.paths)):
+            return self._do(job)
+        message = "a node does not see the files of the input folder"
+        return SpiderError(Code.NODE_LACKS_FOLDERS, message)
 
 
 class ClusterWorker:
-    """An actor as the pool sees it.
+    """An actor as the pool sees it; see :class:`~spider_bundle.batch.pool.Worker`.
 
     Args:
-        actor: Handle of an :class:`_Actor`, which need not be placed yet.
-        start: Reference to the answer of its start.
-
-    Attributes:
-        answer: Reference to the answer that is waited for.
+        new_actor: Returns the handle of an :class:`_Actor`, which need not be placed yet, and the
+            reference to the answer of its start.
     """
 
-    def __init__(self, actor: Any, start: Any) -> None:
-        self._actor = actor
-        self._job: Job | None = None
-        self.answer: Any = start
+    def __init__(self, new_actor: Callable[[], tuple[Any, Any]]) -> None:
+        self._new_actor = new_actor
+        self._actor: Any = None
 
-    def submit(self, job: Job) -> None:
-        """Send a study to an idle worker."""
-        self._job = job
-        self.answer = self._actor.run.remote(job)
-
-    def receive(self) -> Message | None:
-        """Return the next message, or None if there is none yet.
+    def start(self) -> None:
+        """Return when the actor has a place and has loaded the network.
 
         Raises:
-            EOFError: The actor is dead or cannot be reached.
-            SpiderError: R09 or R11, its node cannot work for this batch.
+            CallError: It could not load the network, or has died.
+            SpiderError: R09 or R11, its node cannot work for this batch; R10.
         """
         import ray
 
-        if self.answer is None or not ray.wait([self.answer], timeout=0)[0]:
-            return None
+        self._actor, answer = self._new_actor()
         try:
-            answer: Message | SpiderError | None = ray.get(self.answer)
+            _get(answer)
         except ray.exceptions.RayTaskError as error:
-            if self._job is not None:
-                raise EOFError from None
             reason = f"a node cannot run this software ({type(error.cause).__name__})"
             raise SpiderError(Code.NODE_DIFFERS, reason) from None
-        except ray.exceptions.RayError:
-            raise EOFError from None
-        self.answer = None
-        if isinstance(answer, SpiderError):
-            raise answer
-        return answer or self._unseen()
+
+    def call(self, job: Job, *, seconds: float) -> StudyDone:
+        """Return how a study ended; one that had died before is not told from one that dies of it.
+
+        Raises:
+            DeathError: The actor died or cannot be reached.
+            SlowError: It took longer.
+            SpiderError: R09, the node does not see the files and this machine does.
+        """
+        import ray
+
+        try:
+            done: StudyDone = _get(self._actor.call.remote(job), seconds)
+        except ray.exceptions.RayTaskError:
+            raise DeathError("it failed") from None
+        except SpiderError:
+            if all(map(_is_there, job.paths)):
+                raise
+            facts = finding(Code.STUDY_FAILED, "batch", "read: the files have vanished").facts()
+            return StudyDone(job.study_key, State.FAILED, [facts], {})
+        return done
 
     def kill(self) -> None:
-        """End the worker at once."""
+        """End the actor at once."""
         import ray
 
         with suppress(ray.exceptions.RayError):
-            ray.kill(self._actor)
-
-    def _unseen(self) -> StudyDone:
-        """Return the end of a study whose files have vanished, unless only the node lacks them."""
-        assert self._job is not None
-        if all(map(_is_there, self._job.paths)):
-            raise SpiderError(
-                Code.NODE_LACKS_FOLDERS, "a node does not see the files of the input folder"
-            )
-        facts = finding(Code.STUDY_FAILED, "batch", "read: the files have vanished").facts()
-        return StudyDone(self._job.study_key, State.FAILED, [facts], {})
+            if self._actor is not None:
+                ray.kill(self._actor)
 
 
-class ClusterBackend:
+def _get(answer: Any, seconds: float | None = None) -> Any:
+    """Return an actor's answer; raise it if it is an error."""
+    import ray
+
+    try:
+        value = ray.get(answer, timeout=seconds)
+    except ray.exceptions.GetTimeoutError:
+        raise SlowError("it took too long") from None
+    except ray.exceptions.RayTaskError:
+        raise
+    except ray.exceptions.RayError:
+        raise DeathError("it died") from None
+    if isinstance(value, Exception):
+        raise value
+    return value
+
+
+class Cluster:
     """A Ray cluster; connected to when the first worker starts.
 
     Args:
@@ -171,14 +179,16 @@ class ClusterBackend:
         options: The cluster.
         device: Device of the network; workers ask for a GPU if it is one.
 
+    Attributes:
+        late: What to raise if no worker could start in time.
+
     Raises:
         SpiderError: R03, Ray is not installed.
     """
 
     def __init__(self, settings: WorkerSettings, options: ClusterOptions, device: str) -> None:
         require_extra("cluster")
-        self.start_seconds = options.start_seconds
-        reason = f"no worker could start within {self.start_seconds:g} s"
+        reason = f"no worker could start within {options.start_seconds:g} s"
         self.late = SpiderError(Code.CLUSTER_UNAVAILABLE, reason)
         self._options = options
         self._gpus = 0.0 if device.partition(":")[0] == "cpu" else options.gpus
@@ -189,12 +199,22 @@ class ClusterBackend:
             root=str(bundle_root(settings.root).absolute()) if settings.root else None,
             threads=max(1, int(options.cpus)),
         )
-        self._token: Path | None = None
-        self._facts: Mapping[str, str] = {}
-        self._is_ours = False
+        self._lock = threading.Lock()
+        self._told: tuple[str, Mapping[str, str]] | None = None
 
-    def start_worker(self) -> ClusterWorker:
-        """Ask Ray for another actor.
+    def new_worker(self) -> ClusterWorker:
+        """Return another worker."""
+        return ClusterWorker(self._new_actor)
+
+    def close(self) -> None:
+        """Leave the cluster; all workers have ended."""
+        import ray
+
+        if self._told is not None:
+            ray.shutdown()
+
+    def _new_actor(self) -> tuple[Any, Any]:
+        """Ask Ray for another actor; see :class:`ClusterWorker`.
 
         Raises:
             SpiderError: R10, the cluster cannot be reached.
@@ -202,101 +222,50 @@ class ClusterBackend:
         """
         import ray
 
-        if self._token is None:
-            self._is_ours = _connect(self._options.address)
-            self._token = _write_token(Path(self._settings.config["output_dir"]) / _LOCKS)
-            self._facts = _facts(self._settings)
+        with self._lock:
+            if self._told is None:
+                _connect(self._options.address)
+                self._told = _write_token(self._settings), _facts(self._settings)
         options = {"num_cpus": self._options.cpus, "num_gpus": self._gpus, "max_restarts": 0}
         actor = ray.remote(_Actor).options(scheduling_strategy="SPREAD", **options).remote()
-        return ClusterWorker(actor, actor.start.remote(self._settings, self._token, self._facts))
-
-    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Wait until a worker has a message, for a limited time."""
-        import ray
-
-        answers = [w.answer for w in workers if isinstance(w, ClusterWorker) and w.answer]
-        if answers:
-            ray.wait(answers, num_returns=1, timeout=seconds)
-        else:
-            time.sleep(seconds)
-
-    def close(self) -> None:
-        """Leave the cluster, unless the caller had joined it before."""
-        import ray
-
-        if self._token is not None:
-            self._token.unlink(missing_ok=True)
-            self._token = None
-        if self._is_ours:
-            self._is_ours = False
-            ray.shutdown()
+        return actor, actor.start.remote(self._settings, *self._told)
 
 
-def _connect(address: str) -> bool:
-    """Join a cluster; return whether this process had not joined one before.
+def _connect(address: str) -> None:
+    """Join a cluster.
+
+    ``ray.init`` can wait without end for a cluster that accepts connections and does not answer.
+    In a thread of the pool it can be left behind, and does not replace the runner's signal
+    handlers.
 
     Raises:
         SpiderError: R10.
     """
     import ray
 
-    if ray.is_initialized():
-        return False
     host, _, port = address.rpartition(":")
-    try:
-        # Ray itself would try for minutes if nobody answers there
-        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
-        _join(address)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        reason = f"the cluster cannot be reached ({type(error).__name__})"
-        raise SpiderError(Code.CLUSTER_UNAVAILABLE, reason) from None
-    return True
-
-
-def _join(address: str) -> None:
-    """Connect this process to a cluster.
-
-    ``ray.init`` can wait without end for a cluster that accepts connections and does not answer.
-    In a thread it can be left behind, and does not replace the runner's signal handlers.
-
-    Raises:
-        TimeoutError: It took too long.
-    """
-    import ray
-
-    failures: list[BaseException] = []
-
-    def join() -> None:
-        try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except BaseException as error:  # raised where the caller waits
-            failures.append(error)
-
-    # it warns that it sets no signal handlers there, which is what is wanted
+    # it warns that it sets no signal handlers in a thread, which is what is wanted
     log = logging.getLogger("ray._private.worker")
     level = log.level
     log.setLevel(logging.ERROR)
-    thread = threading.Thread(target=join, name="join Ray", daemon=True)
-    thread.start()
-    thread.join(_JOIN_SECONDS)
-    log.setLevel(level)
-    if thread.is_alive():
-        raise TimeoutError(f"no connection within {_JOIN_SECONDS:g} s")
-    if failures:
-        raise failures[0]
+    try:
+        # Ray itself would try for minutes if nobody answers there
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+        ray.init(address=address, log_to_driver=False, configure_logging=False)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        reason = f"the cluster cannot be reached ({type(error).__name__})"
+        raise SpiderError(Code.CLUSTER_UNAVAILABLE, reason) from None
+    finally:
+        log.setLevel(level)
 
 
-def _write_token(folder: Path) -> Path:
-    """Write a file by which a node recognises this output folder; it holds its own name.
-
-    Those of killed runs are removed; this run holds the lock of the output folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{_TOKEN}*"):
-        old.unlink(missing_ok=True)
-    name = f"{_TOKEN}{secrets.token_hex(8)}"
-    (folder / name).write_text(name, encoding="ascii")
-    return folder / name
+def _write_token(settings: WorkerSettings) -> str:
+    """Write and return what a node must find in the output folder; it stays, as locks do."""
+    path = Path(settings.config["output_dir"], _TOKEN)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(8)
+    path.write_text(token, encoding="ascii")
+    return token
 
 
 def _facts(settings: WorkerSettings) -> dict[str, str]:
@@ -316,19 +285,17 @@ def _facts(settings: WorkerSettings) -> dict[str, str]:
     return facts
 
 
-def _unfit(settings: WorkerSettings, token: Path, facts: Mapping[str, str]) -> SpiderError | None:
+def _unfit(settings: WorkerSettings, token: str, facts: Mapping[str, str]) -> SpiderError | None:
     """Return why this node cannot work for a batch, if so (R09, R11)."""
+    path = Path(settings.config["output_dir"], _TOKEN)
     is_shared = False
     with suppress(OSError, UnicodeError):
-        if _is_there(token) and token.read_text("ascii") == token.name:
-            probe = token.with_name(f"{token.name}-{secrets.token_hex(8)}")
-            probe.touch()
-            probe.unlink()
+        if _is_there(path) and path.read_text("ascii") == token:
+            tempfile.TemporaryFile(dir=path.parent).close()
             is_shared = True
     if not is_shared:
-        return SpiderError(
-            Code.NODE_LACKS_FOLDERS, "a node cannot write to the output folder of this run"
-        )
+        message = "a node cannot write to the output folder of this run"
+        return SpiderError(Code.NODE_LACKS_FOLDERS, message)
     here = _facts(settings)
     other = [name for name, value in facts.items() if here.get(name, _ABSENT) != value]
     if other:

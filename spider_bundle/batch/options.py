@@ -17,20 +17,23 @@ from pydantic.dataclasses import dataclass
 from spider_bundle import __version__
 from spider_bundle.batch.cluster import ClusterOptions
 from spider_bundle.batch.profile import Profile, read_profile
-from spider_bundle.batch.site_key import create_key_file, read_key_file
 from spider_bundle.batch.worker import Pipeline, WorkerSettings
 from spider_bundle.bundle import bundle_root
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
-from spider_bundle.pseudonym import pseudonym
+from spider_bundle.pseudonym import create_key_file, pseudonym, read_key_file
 from spider_bundle.resources import available_cores, available_memory
 
 _log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
 _WORKER_BYTES = 3 << 30
+_RESULT = ("spacing", "shape", "precision", "dicom", "mesh", "html", "keep_identity")
+"""Options that the results depend on; the inference config has them under the same names."""
+_RUN = ("limit", "stop_on_error", "time_limit", "watch", "min_free_mib")
+"""Options for the audit log that no result depends on."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", hide_input_in_errors=True))
@@ -135,24 +138,15 @@ def profile_of(options: BatchOptions) -> Profile:
     """Return the site's overrides, with those of the config for every study.
 
     They are merged here and nowhere else; a study is read with those that it was checked with.
+    Expressions in the config are evaluated.
 
     Raises:
         SpiderError: S01.
-        FileNotFoundError: There is no bundle, or a config is not there.
-    """
-    rules = read_profile(options.profile).rules if options.profile else ()
-    return Profile(rules, _overrides_of_config(options))
-
-
-def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
-    """Return ``overrides`` of the inference config with all its layers; expressions are evaluated.
-
-    Raises:
-        SpiderError: S01.
-        OSError: A config cannot be read.
+        OSError: There is no bundle, or a config cannot be read.
     """
     from spider_bundle.reconstructor import inference_config  # heavy: not for the help
 
+    rules = read_profile(options.profile).rules if options.profile else ()
     settings = worker_settings(options)
     try:
         config = inference_config(settings.root, settings.config_files, **settings.config)
@@ -166,7 +160,7 @@ def _overrides_of_config(options: BatchOptions) -> Mapping[str, Any]:
         PairOverrides.from_mapping(overrides)
     except ValueError as error:
         raise SpiderError(Code.INVALID_PROFILE, f"overrides of the config: {error}") from None
-    return dict(overrides or {})
+    return Profile(rules, dict(overrides or {}))
 
 
 def weights_file(options: BatchOptions) -> Path:
@@ -193,53 +187,37 @@ def result_settings(options: BatchOptions) -> dict[str, Any]:
     """Return all settings that the results depend on; no path is among them."""
     root = bundle_root(options.bundle_root)
     files = [root / "configs" / "inference.json", *options.config_files]
-    return {
+    return _values(options, _RESULT) | {
         "version": __version__,
         "weights_sha256": file_sha256(weights_file(options)),
         "config_sha256": [file_sha256(path) for path in files],
         "values_sha256": sha256_of(options.config),
-        "spacing": options.spacing,
-        "shape": options.shape,
-        "precision": options.precision,
         "device": device_of(options).partition(":")[0],
-        **_outputs(options),
     }
-
-
-def _outputs(options: BatchOptions) -> dict[str, bool]:
-    """Return the optional outputs by their ids in the inference config."""
-    return {name: getattr(options, name) for name in ("dicom", "mesh", "html", "keep_identity")}
 
 
 def run_settings(options: BatchOptions, key: str) -> dict[str, Any]:
     """Return settings for the audit log that no result depends on."""
-    origin = "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment"
-    return {
+    return _values(options, _RUN) | {
         "profile_sha256": file_sha256(options.profile) if options.profile else None,
-        "key": origin,
+        "key": "file" if options.key_file else "public" if key == PUBLIC_KEY else "environment",
         "key_id": pseudonym(key, "key id")[:16],
         "jobs": worker_count(options),
         "cluster": options.cluster is not None,
-        "limit": options.limit,
-        "stop_on_error": options.stop_on_error,
-        "time_limit": options.time_limit,
-        "watch": options.watch,
-        "min_free_mib": options.min_free_mib,
     }
+
+
+def _values(options: BatchOptions, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in names}
 
 
 def worker_settings(options: BatchOptions) -> WorkerSettings:
     """Return the settings of the workers."""
-    # the key stays here: a job carries the name of its study
-    values = {
+    values = _values(options, _RESULT) | {
         "output_dir": str(options.output.absolute()),
         "weights": str(weights_file(options)),
         "device": device_of(options),
-        "precision": options.precision,
-        "spacing": options.spacing,
-        "shape": options.shape,
-        "site_key": None,
-        **_outputs(options),
+        "site_key": None,  # it stays here: a job carries the name of its study
     }
     jobs = worker_count(options)
     return WorkerSettings(

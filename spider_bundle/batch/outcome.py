@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
+from pathlib import Path
 
+from spider_bundle.batch.finder import FILE_SECONDS, StudyFinder
 from spider_bundle.batch.job import Job, Refusal
+from spider_bundle.batch.options import (
+    BatchOptions,
+    profile_of,
+    result_settings,
+    sha256_of,
+    site_key,
+)
+from spider_bundle.batch.profile import Profile
+from spider_bundle.batch.records import Manifest, State
 from spider_bundle.errors import Code
 from spider_bundle.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_UNFINISHED
+from spider_bundle.outputs.study import is_whole
 
 
 @dataclass
@@ -94,3 +108,56 @@ class Plan:
         return Outcome(
             planned=len(self.jobs), skipped=len(self.skipped), refused=len(self.refusals)
         )
+
+
+def plan_batch(options: BatchOptions) -> Plan:
+    """Find and check all studies by their headers; nothing is written to input or output.
+
+    Arguments and errors are those of :func:`~spider_bundle.batch.runner.run_batch`.
+    """
+    key, profile = site_key(options), profile_of(options)
+    settings = sha256_of(result_settings(options))
+    output = options.output
+    manifest = Manifest(output)
+    with tempfile.TemporaryDirectory() as workspace:
+        with closing(new_finder(options, Path(workspace), key, profile)) as finder:
+            found = finder.find()
+        skipped = [job for job in found.jobs if is_done(output, manifest, job, settings)]
+        jobs = [job for job in found.jobs if job not in skipped][: options.limit]
+    return Plan(jobs, skipped, found.refusals)
+
+
+def is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
+    """Return whether a study is done under these settings, and its result is whole."""
+    entry = manifest.entries.get(job.study_key)
+    return (
+        entry is not None
+        and entry.state is State.DONE
+        and entry.fingerprint == job.fingerprint(settings)
+        and is_whole(output, job.study_key)
+    )
+
+
+def new_finder(
+    options: BatchOptions,
+    workspace: Path,
+    key: str,
+    profile: Profile,
+    reserve: int = 0,
+    stop: Callable[[], bool] | None = None,
+) -> StudyFinder:
+    """Return the finder of a batch; see :class:`StudyFinder`."""
+    source = options.input
+    if options.cluster is not None:  # nodes have another working directory
+        source, workspace = source.absolute(), workspace.absolute()
+    return StudyFinder(
+        source,
+        workspace,
+        key,
+        profile,
+        excluded=options.output,
+        seconds=min(options.time_limit, FILE_SECONDS),
+        keep_identity=options.keep_identity,
+        reserve=reserve,
+        stop=stop,
+    )

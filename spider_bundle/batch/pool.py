@@ -1,4 +1,4 @@
-"""A pool of workers, each with one study at a time.
+"""A pool of workers, each with one study at a time and a thread that waits for it.
 
 A worker that dies, hangs or reports a broken device has exactly one study, which is therefore the
 one to blame. A death or a device error may also be the doing of the machine, so the study is tried
@@ -9,28 +9,22 @@ limit has failed at once (R05).
 from __future__ import annotations
 
 import logging
-import multiprocessing
+import queue
+import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing import connection
-from typing import Any, Protocol
+from typing import Protocol
 
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.records import State
-from spider_bundle.batch.worker import (
-    Message,
-    Ready,
-    StartFailed,
-    StudyDone,
-    WorkerSettings,
-    serve,
-)
+from spider_bundle.batch.sandbox import CallError, DeathError, SlowError
+from spider_bundle.batch.worker import StudyDone
 from spider_bundle.errors import Code, SpiderError, finding
 
 _POLL_SECONDS = 0.5
+_CLOSE_SECONDS = 10.0
 _STARTS = 3
 """Maximum number of failed starts in succession while there is no other worker."""
 _PAUSE_SECONDS = 5.0
@@ -40,164 +34,80 @@ _DOUBLINGS = 6
 _log = logging.getLogger(__name__)
 
 
-class WorkerStartError(Exception):
-    """A worker cannot start now; the message gives the kind of error."""
-
-
 class Worker(Protocol):
     """A worker process, local or remote."""
 
-    def submit(self, job: Job) -> None:
-        """Send a study to an idle worker; never blocks."""
-
-    def receive(self) -> Message | None:
-        """Return the next message, or None if there is none yet.
+    def start(self) -> None:
+        """Return when the network is loaded.
 
         Raises:
-            EOFError: The worker is dead.
-            SpiderError: It can do no study of this batch.
+            CallError: It cannot be loaded.
+            DeathError: The worker died.
+            SpiderError: No worker can start, or do a study of this batch.
+        """
+
+    def call(self, job: Job, *, seconds: float) -> StudyDone:
+        """Return how a study ended.
+
+        Raises:
+            BrokenPipeError: The worker was dead before.
+            DeathError: It died.
+            SlowError: It took longer than so many seconds.
+            SpiderError: No worker can do a study of this batch.
         """
 
     def kill(self) -> None:
-        """End the worker at once."""
-
-
-class Backend(Protocol):
-    """Starts workers.
-
-    Attributes:
-        start_seconds: Time in which the first worker must be ready.
-        late: What is raised if none is.
-    """
-
-    start_seconds: float
-    late: SpiderError
-
-    def start_worker(self) -> Worker:
-        """Start another worker.
-
-        Raises:
-            WorkerStartError: It cannot start now.
-            SpiderError: No worker can start.
-        """
-
-    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Wait until a worker has a message, for a limited time."""
-
-    def close(self) -> None:
-        """Release what the backend holds; all workers have ended."""
-
-
-class LocalWorker:
-    """A worker process on this machine; it ends with the thread that started it.
-
-    Args:
-        settings: Settings of the worker.
-
-    Raises:
-        OSError: There can be no further process now.
-    """
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=serve, args=(theirs, settings), daemon=True)
-        with theirs:
-            self._process.start()
-
-    def submit(self, job: Job) -> None:
-        """Send a study; the worker is idle, so it takes it out of the pipe at once."""
-        with suppress(OSError):  # it has died, which `receive` reports
-            self.connection.send(job)
-
-    def receive(self) -> Message | None:
-        """Return the next message, or None; see :class:`Worker`."""
-        try:
-            return self.connection.recv() if self.connection.poll() else None
-        except OSError:
-            raise EOFError from None
-
-    def kill(self) -> None:
-        """End the process at once."""
-        self._process.kill()
-        self._process.join()
-        self.connection.close()
-
-
-class LocalBackend:
-    """Worker processes on this machine.
-
-    Args:
-        settings: Settings of every worker.
-    """
-
-    start_seconds = 600.0
-    late = SpiderError(Code.RUN_FAILED, "the worker took too long to start")
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
-
-    def start_worker(self) -> LocalWorker:
-        """Start another worker process; see :class:`Backend`."""
-        try:
-            return LocalWorker(self._settings)
-        except (OSError, MemoryError) as error:
-            raise WorkerStartError(type(error).__name__) from None
-
-    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """Wait until a worker has a message, for a limited time."""
-        connections: list[Any] = [w.connection for w in workers if isinstance(w, LocalWorker)]
-        connection.wait(connections, timeout=seconds)
-
-    def close(self) -> None:
-        """Release nothing."""
+        """End the worker at once; called from any thread, and also twice."""
 
 
 @dataclass
-class _Slot:
-    """A worker and its study.
+class _Study:
+    """A study that waits, and whether it has lost a worker already."""
 
-    Attributes:
-        worker: The worker.
-        failed_starts: Failed starts in succession before this one.
-        is_ready: Whether it has started.
-        is_new: Whether it has had no study yet.
-        job: Its study, if it has one.
-        since: When the study was submitted, monotonic seconds.
-    """
-
-    worker: Worker
-    failed_starts: int
-    is_ready: bool = False
-    is_new: bool = True
-    job: Job | None = None
-    since: float = 0.0
+    job: Job
+    is_retry: bool = False
 
 
 class WorkerPool:
     """Workers and the studies that wait for them.
 
-    Workers start when there are studies for them. If the first start fails, the batch cannot run;
-    a later one is tried again after a pause, and given up after three failures in succession if
-    there is no other worker.
+    Workers start when there are studies for them. A start that fails is tried again after a pause;
+    the batch cannot go on if the network could never be loaded, or if three starts in succession
+    have failed and there is no other worker.
 
     Args:
-        backend: Starts the workers.
+        new_worker: Makes a worker; raises CallError if there can be none now.
         size: Maximum number of workers.
         time_limit: Maximum time of a study, seconds.
+        start_seconds: Maximum time without any worker ready, seconds.
+        late: What is raised after that.
     """
 
-    def __init__(self, backend: Backend, size: int, time_limit: float) -> None:
-        self._backend = backend
+    def __init__(
+        self,
+        new_worker: Callable[[], Worker],
+        size: int,
+        time_limit: float,
+        start_seconds: float = 600.0,
+        late: SpiderError | None = None,
+    ) -> None:
+        self._new_worker = new_worker
         self._size = size
         self._time_limit = time_limit
-        self._slots: list[_Slot] = []
-        self._waiting: deque[Job] = deque()
-        self._retries: set[str] = set()
+        self._start_seconds = start_seconds
+        self._late = late or SpiderError(Code.RUN_FAILED, "the worker took too long to start")
+        self._ended: queue.SimpleQueue[StudyDone | BaseException] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()  # all below changes under its lock only
+        self._waiting: deque[_Study] = deque()
+        self._running = 0
+        self._is_open = False
+        self._is_ready: dict[Worker, bool] = {}
+        self._last_loss = 0.0
         self._has_started = False
-        self._starting_since = time.monotonic()
         self._failed_starts = 0
         self._next_start = 0.0
+        self._is_closed = False
 
     @property
     def waiting(self) -> int:
@@ -206,143 +116,186 @@ class WorkerPool:
 
     @property
     def running(self) -> int:
-        """Number of studies that workers have."""
-        return sum(slot.job is not None for slot in self._slots)
+        """Number of studies that workers have, or whose end :meth:`poll` has yet to return."""
+        return self._running
 
     def submit(self, job: Job) -> None:
         """Let a study wait for a worker."""
-        self._waiting.append(job)
+        with self._changed:
+            self._waiting.append(_Study(job))
+            if len(self._threads) < min(self._size, self.waiting + self.running):
+                # Ray may never return from connecting: a daemon thread can be left behind
+                self._threads.append(threading.Thread(target=self._work, daemon=True))
+                self._threads[-1].start()
+            self._changed.notify_all()
 
     def drop_waiting(self) -> int:
         """Forget the studies that wait for a worker; return their number."""
-        count = len(self._waiting)
-        self._waiting.clear()
-        return count
+        with self._changed:
+            count = self.waiting
+            self._waiting.clear()
+            return count
 
-    def poll(self) -> list[StudyDone]:
-        """Assign studies to workers, wait a moment, and return the studies that have ended.
+    def poll(self) -> StudyDone | None:
+        """Wait a moment, and return how a study has ended, if one has.
+
+        Studies are handed to workers meanwhile only, not while the caller deals with an end.
 
         Raises:
-            SpiderError: R02, no worker can start; or an error of the backend.
+            SpiderError: R02, no worker can start; or an error of the worker.
         """
-        self._start_workers()
-        self._assign()
-        if self._slots:
-            self._backend.wait([slot.worker for slot in self._slots], _POLL_SECONDS)
-        else:
-            time.sleep(_POLL_SECONDS)
-        done: list[StudyDone] = []
-        for slot in list(self._slots):
-            try:
-                message = slot.worker.receive()
-            except EOFError:
-                done += self._on_death(slot)
-            else:
-                done += self._on_message(slot, message)
-        is_starting = bool(self._slots) and not self._is_any_ready()
-        starting_for = time.monotonic() - self._starting_since
-        if is_starting and not done and starting_for > self._backend.start_seconds:
-            raise self._backend.late
-        return done
+        with self._changed:
+            self._is_open = self._ended.empty()
+            self._changed.notify_all()
+        try:
+            ended = self._ended.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            with self._changed:
+                is_starting = self._is_ready and not any(self._is_ready.values())
+                if is_starting and time.monotonic() - self._last_loss > self._start_seconds:
+                    raise self._late from None
+            return None
+        if isinstance(ended, BaseException):
+            raise ended
+        with self._changed:
+            self._running -= 1
+        return ended
 
     def close(self) -> None:
         """End all workers at once."""
-        for slot in list(self._slots):
-            self._remove(slot)
-        self._backend.close()
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+            for worker in self._is_ready:
+                worker.kill()
+        for thread in self._threads:
+            thread.join(_CLOSE_SECONDS)
 
-    def _start_workers(self) -> None:
-        wanted = min(self._size, self.waiting + self.running)
-        if not self._slots or self._is_any_ready():
-            self._starting_since = time.monotonic()
-        while len(self._slots) < wanted and time.monotonic() >= self._next_start:
-            try:
-                self._slots.append(_Slot(self._backend.start_worker(), self._failed_starts))
-            except WorkerStartError as error:
-                self._on_start_failure(self._failed_starts, str(error))
+    # ---- what each thread does
 
-    def _assign(self) -> None:
-        """Give each idle worker a study; one that is tried again needs a new worker."""
-        idle = [slot for slot in self._slots if slot.is_ready and slot.job is None]
-        for slot in sorted(idle, key=lambda slot: not slot.is_new):
-            # where no worker can start, any other must do
-            takes_all = slot.is_new or self._failed_starts > 0
-            for job in self._waiting:
-                if takes_all or job.study_key not in self._retries:
-                    self._waiting.remove(job)
-                    slot.job, slot.since, slot.is_new = job, time.monotonic(), False
-                    slot.worker.submit(replace(job, files=()))
+    def _work(self) -> None:
+        """Make workers, one after the other, and let them do studies until the pool is closed."""
+        try:
+            while (failed_starts := self._wait_for_work()) is not None:
+                try:
+                    self._use(self._new_worker())
+                except CallError as error:
+                    if not self._is_closed:
+                        self._on_start_failure(failed_starts, error)
+        except BaseException as error:  # raised where the runner waits
+            self._ended.put(error)
+
+    def _wait_for_work(self) -> int | None:
+        """Wait until a worker is to start.
+
+        Returns:
+            Number of failed starts in succession before it, or None if the pool is closed.
+        """
+        with self._changed:
+            while not self._is_closed:
+                pause = self._next_start - time.monotonic()
+                if self._waiting and pause <= 0:
+                    return self._failed_starts
+                self._changed.wait(pause if self._waiting else None)
+        return None
+
+    def _use(self, worker: Worker) -> None:
+        """Let a new worker do studies until it is lost, or must make room for another new one.
+
+        Raises:
+            CallError: It did not start.
+        """
+        try:
+            with self._changed:
+                if self._is_closed:
+                    return
+                if not self._is_ready:
+                    self._last_loss = time.monotonic()
+                self._is_ready[worker] = False
+            worker.start()
+            with self._changed:
+                self._is_ready[worker] = self._has_started = True
+                self._failed_starts = 0
+            is_new = True
+            while (study := self._next(is_new)) and self._do(study, worker, is_new):
+                is_new = False
+        finally:
+            with self._changed:
+                self._is_ready.pop(worker, None)
+                self._last_loss = time.monotonic()
+                worker.kill()
+
+    def _next(self, is_new: bool) -> _Study | None:
+        """Wait for a study; return None if the worker is to end.
+
+        A study that is tried again needs a new worker, for which an idle one makes room; where no
+        worker can start, any other must do.
+        """
+        with self._changed:
+            while not self._is_closed:
+                for study in self._waiting if self._is_open else ():
+                    if is_new or not study.is_retry or self._failed_starts:
+                        self._waiting.remove(study)
+                        self._running += 1
+                        return study
+                if self._waiting and self._is_open:
                     break
-            else:
-                if self._waiting:  # make room for a new worker
-                    self._remove(slot)
+                self._changed.wait()
+        return None
 
-    def _on_message(self, slot: _Slot, message: Message | None) -> list[StudyDone]:
-        if isinstance(message, Ready):
-            slot.is_ready = self._has_started = True
-            self._failed_starts = 0
-            for other in self._slots:
-                other.failed_starts = 0
-        elif isinstance(message, StartFailed):
-            self._remove(slot)
-            if message.error is not None:
-                raise message.error
-            self._on_start_failure(slot.failed_starts, message.reason)
-        elif isinstance(message, StudyDone):
-            if message.device_error:
-                return self._retry(slot, message)
-            slot.job = None
-            self._retries.discard(message.study_key)
-            return [message]
-        elif slot.job is not None and time.monotonic() - slot.since > self._time_limit:
-            self._retries.add(slot.job.study_key)  # there is no second try
-            return self._retry(slot, self._failure(slot, slot.job, Code.TIME_LIMIT_EXCEEDED))
-        return []
-
-    def _on_death(self, slot: _Slot) -> list[StudyDone]:
-        if not slot.is_ready:
-            self._remove(slot)
-            self._on_start_failure(slot.failed_starts, "it died")
-        elif slot.job is None:
-            self._remove(slot)
+    def _do(self, study: _Study, worker: Worker, is_new: bool) -> bool:
+        """Let a worker do a study; return whether the worker can do another."""
+        start = time.monotonic()
+        code = None
+        try:
+            done = worker.call(replace(study.job, files=()), seconds=self._time_limit)
+        except SlowError:
+            code = Code.TIME_LIMIT_EXCEEDED
+        except DeathError:
+            code = Code.WORKER_DIED
+        except BrokenPipeError:
+            code = Code.WORKER_DIED
+            if not is_new:  # it died before, with nothing to do
+                self._return(study)
+                return False
+        if code is not None:
+            seconds = {"total": time.monotonic() - start}
+            facts = [finding(code, "batch").facts()]
+            done = StudyDone(study.job.study_key, State.FAILED, facts, seconds, device_error=True)
+        if self._is_closed:
+            return False
+        if done.device_error and not study.is_retry and code is not Code.TIME_LIMIT_EXCEEDED:
+            _log.warning("study %s: its worker was lost; tried once more", done.study_key)
+            self._return(_Study(study.job, is_retry=True))
         else:
-            return self._retry(slot, self._failure(slot, slot.job, Code.WORKER_DIED))
-        return []
+            with self._changed:
+                self._is_open = False
+                self._ended.put(done)
+        return not done.device_error
 
-    def _retry(self, slot: _Slot, failure: StudyDone) -> list[StudyDone]:
-        """End the worker of a failed study; return the failure if it was the second one."""
-        job = slot.job
-        self._remove(slot)
-        if job is None or job.study_key in self._retries:
-            self._retries.discard(failure.study_key)
-            return [failure]
-        _log.warning("study %s: its worker was lost; tried once more", job.study_key)
-        self._retries.add(job.study_key)
-        self._waiting.appendleft(job)
-        return []
+    def _return(self, study: _Study) -> None:
+        with self._changed:
+            self._waiting.appendleft(study)
+            self._running -= 1
+            self._changed.notify_all()
 
-    def _failure(self, slot: _Slot, job: Job, code: Code) -> StudyDone:
-        seconds = {"total": time.monotonic() - slot.since}
-        facts = finding(code, "batch").facts()
-        return StudyDone(job.study_key, State.FAILED, [facts], seconds)
+    def _on_start_failure(self, before: int, error: CallError) -> None:
+        """Let the next start wait; starts at the same time that fail count as one.
 
-    def _on_start_failure(self, before: int, reason: str) -> None:
-        """Pause before the next start; starts at the same time that fail count as one.
+        Args:
+            before: Failed starts in succession before this one.
+            error: Why it failed.
 
         Raises:
             SpiderError: R02, there is no use in trying again.
         """
-        self._failed_starts = max(self._failed_starts, before + 1)
-        is_alone = not self._is_any_ready()
-        if not self._has_started or (is_alone and self._failed_starts >= _STARTS):
-            raise SpiderError(Code.RUN_FAILED, f"the worker could not start ({reason})")
-        pause = _PAUSE_SECONDS * 2 ** min(self._failed_starts - 1, _DOUBLINGS)
-        self._next_start = time.monotonic() + pause
-        _log.warning("a worker could not start (%s); tried again in %g s", reason, pause)
-
-    def _is_any_ready(self) -> bool:
-        return any(slot.is_ready for slot in self._slots)
-
-    def _remove(self, slot: _Slot) -> None:
-        self._slots.remove(slot)
-        slot.worker.kill()
+        with self._changed:
+            self._failed_starts = max(self._failed_starts, before + 1)
+            is_alone = not any(self._is_ready.values())
+            can_load = self._has_started or isinstance(error, DeathError)
+            if not can_load or (is_alone and self._failed_starts >= _STARTS):
+                raise SpiderError(Code.RUN_FAILED, f"the worker could not start: {error}")
+            pause = _PAUSE_SECONDS * 2 ** min(self._failed_starts - 1, _DOUBLINGS)
+            self._next_start = time.monotonic() + pause
+            self._changed.notify_all()  # others may take its study
+        _log.warning("a worker could not start: %s; tried again in %g s", error, pause)

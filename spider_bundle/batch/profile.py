@@ -14,34 +14,64 @@ The first rule whose patterns fit both radiographs of a study holds for it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from spider_bundle.dicom.film import EQUIPMENT
 from spider_bundle.dicom.overrides import ROLES, PairOverrides, merge_overrides
-from spider_bundle.errors import Code, SpiderError
-
-VERSION = 1
+from spider_bundle.errors import Code, SpiderError, validation_message
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(BaseModel):
     """Overrides for the studies of one kind of equipment.
 
     Attributes:
-        match: Pattern by attribute, as in file names (``*``, ``?``, ``[...]``), upper case.
+        match: Pattern by attribute, as in file names (``*``, ``?``, ``[...]``); case is ignored.
         overrides: See :meth:`PairOverrides.from_mapping`.
     """
 
-    match: Mapping[str, str]
-    overrides: Mapping[str, Any]
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", coerce_numbers_to_str=True, hide_input_in_errors=True
+    )
+
+    match: dict[str, str]
+    overrides: dict[str, Any]
+
+    @field_validator("match")
+    @classmethod
+    def _check_match(cls, match: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(set(match) - set(EQUIPMENT)):
+            raise ValueError(f"match takes {', '.join(EQUIPMENT)}; not {', '.join(unknown)}")
+        return {name: pattern.upper() for name, pattern in match.items()}
+
+    @field_validator("overrides")
+    @classmethod
+    def _check_overrides(cls, overrides: dict[str, Any]) -> dict[str, Any]:
+        PairOverrides.from_mapping(overrides)
+        both = [overrides, *(overrides.get(role) or {} for role in ROLES)]
+        if any("allow_secondary_capture" in side for side in both):
+            # which files are radiographs at all is decided before any rule can be chosen
+            raise ValueError("allow_secondary_capture cannot be stated in a profile")
+        return overrides
 
     def fits(self, equipment: Mapping[str, str]) -> bool:
-        """Whether every pattern fits."""
+        """Return whether every pattern fits."""
         return all(fnmatchcase(equipment.get(k, ""), pattern) for k, pattern in self.match.items())
+
+
+class _File(BaseModel):
+    """What a profile's file holds."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    version: Literal[1]
+    rules: list[Rule]
 
 
 @dataclass(frozen=True)
@@ -81,38 +111,13 @@ def read_profile(path: Path) -> Profile:
 
     try:
         content = ConfigParser.load_config_file(str(path))
+        return Profile(_File.model_validate(content).rules)
+    except ValidationError as error:
+        # rules count from 1 where people count them
+        words = re.sub(
+            r"\brules\.(\d+)", lambda n: f"rule {int(n[1]) + 1}", validation_message(error)
+        )
+        message = f"the profile is wrong: {words}"
     except Exception as error:  # each parser has its own; their text quotes the file
         message = f"the profile is not readable YAML or JSON ({type(error).__name__})"
-        raise SpiderError(Code.INVALID_PROFILE, message) from None
-    if not isinstance(content, Mapping):
-        raise SpiderError(
-            Code.INVALID_PROFILE, "the profile is not a mapping with version and rules"
-        )
-    unknown = sorted(map(str, set(content) - {"version", "rules"}))
-    if unknown or content.get("version") != VERSION:
-        message = f"unknown entries {unknown}" if unknown else f"version must be {VERSION}"
-        raise SpiderError(Code.INVALID_PROFILE, message)
-    rules = content.get("rules")
-    if not isinstance(rules, Sequence) or isinstance(rules, str):
-        raise SpiderError(Code.INVALID_PROFILE, "rules must be a list")
-    return Profile(tuple(_rule(number, entry) for number, entry in enumerate(rules, 1)))
-
-
-def _rule(number: int, entry: Any) -> Rule:
-    try:
-        if not isinstance(entry, Mapping) or set(entry) != {"match", "overrides"}:
-            raise ValueError("it must have match and overrides, and nothing else")
-        match, overrides = entry["match"], entry["overrides"]
-        if not isinstance(match, Mapping) or not isinstance(overrides, Mapping):
-            raise ValueError("match and overrides must be mappings")
-        unknown = sorted(map(str, set(match) - set(EQUIPMENT)))
-        if unknown:
-            raise ValueError(f"match takes {', '.join(EQUIPMENT)}; not {', '.join(unknown)}")
-        PairOverrides.from_mapping(overrides)
-        both = [overrides, *(overrides.get(role) or {} for role in ROLES)]
-        if any("allow_secondary_capture" in side for side in both):
-            # which files are radiographs at all is decided before any rule can be chosen
-            raise ValueError("allow_secondary_capture cannot be stated in a profile")
-    except ValueError as error:
-        raise SpiderError(Code.INVALID_PROFILE, f"rule {number} of the profile: {error}") from None
-    return Rule({name: str(pattern).upper() for name, pattern in match.items()}, dict(overrides))
+    raise SpiderError(Code.INVALID_PROFILE, message)

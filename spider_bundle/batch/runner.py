@@ -7,24 +7,24 @@ command: studies that are done under the same settings, with their results whole
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from spider_bundle.batch.cluster import ClusterBackend
+from spider_bundle.batch.cluster import Cluster
 from spider_bundle.batch.finder import (
-    FILE_SECONDS,
     RETRYABLE_CODES,
-    Found,
     Signature,
-    StudyFinder,
     is_zip,
 )
 from spider_bundle.batch.job import Job, Refusal
@@ -39,17 +39,18 @@ from spider_bundle.batch.options import (
     worker_count,
     worker_settings,
 )
-from spider_bundle.batch.outcome import EXIT_FAILED, Outcome, Plan
-from spider_bundle.batch.pool import Backend, LocalBackend, WorkerPool
+from spider_bundle.batch.outcome import Outcome, is_done, new_finder, plan_batch
+from spider_bundle.batch.pool import WorkerPool
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import progress
 from spider_bundle.batch.records import AuditLog, Entry, Manifest, State
-from spider_bundle.batch.sandbox import CallStopped
+from spider_bundle.batch.sandbox import CallStopped, Child
 from spider_bundle.batch.stop import StopRequest
-from spider_bundle.batch.worker import StudyDone
+from spider_bundle.batch.worker import StudyDone, load
 from spider_bundle.errors import Code, Severity, SpiderError, line
+from spider_bundle.exit_status import EXIT_FAILED
 from spider_bundle.outputs.html_report import IndexEntry, write_index
-from spider_bundle.outputs.study import is_whole, remove_partial_studies, write_refusals
+from spider_bundle.outputs.study import remove_partial_studies, write_refusals
 
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
@@ -94,21 +95,19 @@ def run_batch(options: BatchOptions) -> Outcome:
         raise SpiderError(Code.OUTPUT_IN_USE) from None
 
 
-def plan_batch(options: BatchOptions) -> Plan:
-    """Find and check all studies by their headers; nothing is written to input or output.
+@dataclass
+class _Study:
+    """What this run has made of a study.
 
-    Arguments and errors are those of :func:`run_batch`.
+    Attributes:
+        version: By which a change of its files is noticed.
+        state: How it ended; None while it waits or is worked on.
+        is_skipped: Whether an earlier run did it.
     """
-    key, profile = site_key(options), profile_of(options)
-    settings = sha256_of(result_settings(options))
-    output = options.output
-    manifest = Manifest(output)
-    with tempfile.TemporaryDirectory() as workspace:
-        with closing(_finder(options, Path(workspace), key, profile)) as finder:
-            found = finder.find()
-        skipped = [job for job in found.jobs if _is_done(output, manifest, job, settings)]
-        jobs = [job for job in found.jobs if job not in skipped][: options.limit]
-    return Plan(jobs, skipped, found.refusals)
+
+    version: object
+    state: State | None = None
+    is_skipped: bool = False
 
 
 class _Run:
@@ -120,156 +119,146 @@ class _Run:
     def __init__(self, options: BatchOptions, key: str, profile: Profile) -> None:
         self._options = options
         self._output = options.output
-        self._key = key
-        self._profile = profile
         settings = result_settings(options)
         self._fingerprint = sha256_of(settings)
         self._manifest = Manifest(self._output)
         self._audit = AuditLog(self._output, settings | run_settings(options, key))
-        self._pool = WorkerPool(_backend(options), worker_count(options), options.time_limit)
         self._outcome = Outcome()
         self._stop = StopRequest()
-        self._taken: dict[str, Job] = {}
-        self._skipped: dict[str, Job] = {}
-        self._refused: dict[str, Refusal] = {}
+        self._key, self._profile = key, profile
+        self._studies: dict[str, _Study] = {}
+        self._started = 0
         self._awaited: set[str] = set()
-        self._has_news = False
+        self._has_news = True
 
     def run(self) -> Outcome:
-        outcome = self._outcome
         if self._manifest.damaged:
             _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
-        self._clean()
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
+            self._clean()
             stack.callback(self._clean)
             stack.enter_context(self._stop.listening())
-            stack.callback(self._pool.close)
+            self._pool = stack.enter_context(_workers(self._options))
             self._progress = stack.enter_context(progress(self._options.watch))
-            self._finder = stack.enter_context(closing(self._open_finder()))
+            workspace = self._output / WORKSPACE
+            workspace.mkdir(mode=0o700)
+            # twice what must stay free for results, or unpacking would soon end the batch (R06)
+            reserve = int(2 * self._options.min_free_mib * _MEBIBYTE)
+            given = workspace, self._key, self._profile, reserve, self._stop.is_requested
+            finder = new_finder(self._options, *given)
+            self._finder = stack.enter_context(closing(finder))
             try:
                 self._search()
                 self._write_summaries()
-                exit_code = outcome.exit_code
+                exit_code = self._count().exit_code
             finally:
-                self._audit.end(outcome.counts, exit_code)
-        return outcome
+                self._count()
+                self._audit.end(self._outcome.counts, exit_code)
+        return self._outcome
 
     def _clean(self) -> None:
         """Remove what killed runs and workers left; this run has the output folder to itself."""
         remove_partial_studies(self._output)
         shutil.rmtree(self._output / WORKSPACE, ignore_errors=True)
 
-    def _open_finder(self) -> StudyFinder:
-        workspace = self._output / WORKSPACE
-        workspace.mkdir(mode=0o700)
-        # twice what must stay free for results, or unpacking would soon end the batch (R06)
-        reserve = int(2 * self._options.min_free_mib * _MEBIBYTE)
-        stop = self._stop.is_requested
-        return _finder(self._options, workspace, self._key, self._profile, reserve, stop)
-
     def _search(self) -> None:
         try:
             if self._options.watch:
                 self._watch()
             else:
-                self._round(self._finder.signatures())
+                self._round(dict.fromkeys(self._finder.signatures(), math.inf))
         except CallStopped:
             if not self._options.watch:
                 self._outcome.is_stopped = self._outcome.is_search_cut = True
 
     def _watch(self) -> None:
-        """Repeat rounds over the files that are at rest, until asked to end."""
+        """Repeat rounds when files have come to rest, until asked to end."""
         quiet_seconds, patience = self._options.quiet_seconds, self._options.patience
         pause = min(_SCAN_SECONDS, max(quiet_seconds / 2, _LEAST_SCAN_SECONDS))
         seen: dict[Signature, float] = {}
-        last: tuple[set[Signature], set[str]] | None = None
-        while not self._is_ending():
+        last: object = None
+        while not self._must_end() and self._has_room():
             now = time.monotonic()
             seen = {file: seen.get(file, now) for file in self._finder.signatures()}
-            changing = {file for file, since in seen.items() if now - since < quiet_seconds}
-            recent = {file[0] for file, since in seen.items() if now - since < patience}
-            state = seen.keys() - changing, recent
-            if state != last and (state[0] or not seen):
-                is_settled = self._round(seen, {file[0] for file in changing}, recent)
+            ages = {file: now - since for file, since in seen.items()}
+            quiet = {file for file, age in ages.items() if age >= quiet_seconds}
+            state = quiet, {file for file, age in ages.items() if age >= patience}
+            if state != last and (quiet or not seen):
+                is_settled = self._round(ages)
+                self._write_summaries()
                 last = state if is_settled else None
             self._stop.sleep(pause)
 
-    def _round(
-        self,
-        files: Iterable[Signature],
-        changing: Collection[str] = (),
-        recent: Collection[str] = (),
-    ) -> bool:
+    def _round(self, ages: Mapping[Signature, float]) -> bool:
         """Take every study that is ready.
 
         Args:
-            files: The files of the input.
-            changing: Paths of files that may still grow; their studies are not ready.
-            recent: Paths of files whose study may still get another film.
+            ages: Seconds for which each file of the input is known not to have changed.
 
         Returns:
             Whether another round is of no use before a file changes.
         """
-        # an archive that still grows cannot be opened; of a study, every file counts
-        files = [file for file in files if file[0] not in changing or not is_zip(Path(file[0]))]
+        options, age_of = self._options, {file[0]: age for file, age in ages.items()}
+
+        def age(study: Job | Refusal) -> float:
+            """Return the age of a study's last change; of a study, every file counts."""
+            origins = {str(self._finder.origin(path)) for path in study.files}
+            return min((age_of[origin] for origin in origins), default=math.inf)
+
+        # an archive that still grows cannot be opened
+        quiet = options.quiet_seconds
+        files = [file for file, age in ages.items() if age >= quiet or not is_zip(Path(file[0]))]
         found = self._finder.find(files)
-        if not self._options.watch:
-            self._log_found(found)
+        if not options.watch:
+            self._audit.intake(found.counts)
+            _log.info(
+                "found %d studies, %d refused; left out: %d files that are not DICOM, %d DICOM "
+                "objects that are not radiographs",
+                *found.counts.values(),
+            )
             self._finder.close()  # its process has nothing more to do
-
-        def has_file_in(study: Job | Refusal, paths: Collection[str]) -> bool:
-            return any(str(self._finder.origin(path)) in paths for path in study.files)
-
         every: list[Job | Refusal] = [*found.jobs, *found.refusals]
-        changes = [study for study in every if has_file_in(study, changing)]
-        awaited = [r for r in found.refusals if r.is_incomplete and has_file_in(r, recent)]
-        self._log_awaited([refusal for refusal in awaited if refusal not in changes])
+        changing = [study for study in every if age(study) < quiet]
+        awaited = [r for r in found.refusals if r.is_incomplete and age(r) < options.patience]
+        self._log_awaited([refusal for refusal in awaited if refusal not in changing])
         self._forget_mended(found.refusals)
-        jobs = self._not_done([job for job in found.jobs if job not in changes])
-        refusals = [
-            refusal
-            for refusal in found.refusals
-            if refusal not in changes
-            and refusal not in awaited
-            and refusal != self._refused.get(refusal.study_key)
-        ]
+        jobs = self._not_done([job for job in found.jobs if job not in changing])
+        refusals = [r for r in found.refusals if r not in changing and r not in awaited]
+        refusals = [refusal for refusal in refusals if self._is_new(refusal)]
         self._progress.expect(len(jobs) + len(refusals))
         for refusal in refusals:
-            self._refuse(refusal)
-        self._reconstruct(
-            jobs,
-            [path for study in (*changes, *awaited) for path in study.files],
-        )
+            self._studies[refusal.study_key] = _Study(refusal.findings, State.REFUSED)
+            done = StudyDone(refusal.study_key, State.REFUSED, refusal.findings, {})
+            self._record(done, self._fingerprint)
+        self._reconstruct(jobs, [path for study in (*changing, *awaited) for path in study.files])
         self._outcome.incomplete = len(awaited)
-        if self._has_news:
-            self._write_summaries()
         return RETRYABLE_CODES.isdisjoint(c for r in found.refusals for c in r.codes)
 
     def _not_done(self, jobs: Sequence[Job]) -> list[Job]:
         """Return the studies to reconstruct; others are done, or were taken as they are."""
         new: list[Job] = []
         for job in jobs:
-            if job == self._skipped.get(job.study_key) or self._is_taken(job):
+            known = self._studies.get(job.study_key)
+            version = (job.fingerprint(self._fingerprint), job.stamps)
+            if known is not None and known.version == version:
                 continue
-            if _is_done(self._output, self._manifest, job, self._fingerprint):
-                self._skipped[job.study_key] = job
+            if not is_done(self._output, self._manifest, job, self._fingerprint):
+                if self._has_room(len(new)):
+                    self._studies[job.study_key] = _Study(version)
+                    new.append(job)
+                else:
+                    self._outcome.left += 1
+            elif known is not None and known.state is State.DONE:
+                known.version = version
             else:
-                self._skipped.pop(job.study_key, None)
-                new.append(job)
-        self._outcome.skipped = len(self._skipped)
-        if self._options.limit is not None:
-            room = max(self._options.limit - len(self._taken), 0)
-            self._outcome.left += len(new[room:])
-            new = new[:room]
+                self._studies[job.study_key] = _Study(version, State.DONE, is_skipped=True)
         return new
 
-    def _is_taken(self, job: Job) -> bool:
-        """Return whether a study was taken as it is; one refused with older stamps may read now."""
-        taken = self._taken.get(job.study_key)
-        if taken is None or taken != job:
-            return False
-        return job.study_key not in self._refused or taken.stamps == job.stamps
+    def _has_room(self, studies: int = 0) -> bool:
+        """Return whether the limit leaves room for another study after so many."""
+        limit = self._options.limit
+        return limit is None or self._started + studies < limit
 
     def _reconstruct(self, jobs: Sequence[Job], needed: Sequence[Path]) -> None:
         """Reconstruct studies, and release archives when their studies have ended.
@@ -279,33 +268,27 @@ class _Run:
             needed: Files of other studies that are still needed.
         """
         at_hand = {job.study_key: job for job in jobs}
-        self._taken |= at_hand
+        self._started += len(jobs)
         for job in jobs:
-            self._refused.pop(job.study_key, None)
             self._pool.submit(job)
-        self._release(at_hand, needed)
+        self._release(at_hand.values(), needed)
         while self._pool.waiting or self._pool.running:
             if self._stop.requests > 1:
                 self._outcome.left += self._pool.drop_waiting() + self._pool.running
-                self._pool.close()
                 self._outcome.is_stopped = True
-            elif self._pool.waiting and (self._must_end() or self._is_disk_full()):
+                return  # the workers are ended with the pool
+            if self._pool.waiting and (self._must_end() or self._is_disk_full()):
                 self._outcome.left += self._pool.drop_waiting()
                 self._outcome.is_stopped = True
-            else:
-                for done in self._pool.poll():
-                    self._finish(at_hand.pop(done.study_key), done)
-                    self._release(at_hand, needed)
+            elif done := self._pool.poll():
+                self._finish(at_hand.pop(done.study_key), done)
+                self._release(at_hand.values(), needed)
 
-    def _release(self, at_hand: Mapping[str, Job], needed: Sequence[Path]) -> None:
-        self._finder.release([*needed, *(path for job in at_hand.values() for path in job.files)])
+    def _release(self, jobs: Iterable[Job], needed: Sequence[Path]) -> None:
+        self._finder.release([*needed, *(path for job in jobs for path in job.files)])
 
     def _must_end(self) -> bool:
         return bool(self._stop.requests or self._outcome.stop_code)
-
-    def _is_ending(self) -> bool:
-        limit = self._options.limit
-        return self._must_end() or (limit is not None and len(self._taken) >= limit)
 
     def _is_disk_full(self) -> bool:
         if shutil.disk_usage(self._output).free >= self._options.min_free_mib * _MEBIBYTE:
@@ -319,50 +302,24 @@ class _Run:
         self._audit.event(code.value)
 
     def _finish(self, job: Job, done: StudyDone) -> None:
-        """Record how a study ended."""
-        is_done = done.state is State.DONE
-        counted = Severity.WARNING if is_done else Severity.ERROR
-        entry = Entry(
-            done.study_key,
-            done.state,
-            job.fingerprint(self._fingerprint),
-            sorted({f["code"] for f in done.findings if f["severity"] == counted.value}),
-            () if is_done else done.findings,
-            done.seconds,
-            self._audit.run,
-        )
-        self._record(entry, job.rule)
-        if is_done:
-            self._outcome.done += 1
-        elif done.state is State.REFUSED:
-            self._refused[done.study_key] = Refusal(done.study_key, done.findings)
-        else:
-            self._outcome.failed += 1
-            if done.disk_full:
-                self._halt(Code.NO_DISK_SPACE)
-            elif self._options.stop_on_error:
-                self._outcome.stop_code = Code(entry.codes[0])
+        self._studies[done.study_key].state = done.state
+        fingerprint = job.fingerprint(self._fingerprint)
+        self._record(done, fingerprint, job.rule)
+        if done.disk_full:
+            self._halt(Code.NO_DISK_SPACE)
+        elif done.state is State.FAILED and self._options.stop_on_error:
+            self._outcome.stop_code = Code(self._manifest.entries[done.study_key].codes[0])
 
-    def _refuse(self, refusal: Refusal) -> None:
-        self._refused[refusal.study_key] = refusal
-        entry = Entry(
-            refusal.study_key,
-            State.REFUSED,
-            self._fingerprint,
-            refusal.codes,
-            refusal.findings,
-            run=self._audit.run,
-        )
-        self._record(entry)
+    def _is_new(self, refusal: Refusal) -> bool:
+        known = self._studies.get(refusal.study_key)
+        return known is None or known.version != refusal.findings
 
     def _forget_mended(self, refusals: Sequence[Refusal]) -> None:
         """Forget refusals for a passing reason that are not repeated."""
-        present = {refusal.study_key for refusal in refusals}
-        self._refused = {
-            key: refusal
-            for key, refusal in self._refused.items()
-            if key in present or RETRYABLE_CODES.isdisjoint(refusal.codes)
-        }
+        for key in self._studies.keys() - {refusal.study_key for refusal in refusals}:
+            entry = self._manifest.entries.get(key)
+            if entry is not None and not RETRYABLE_CODES.isdisjoint(entry.codes):
+                del self._studies[key]
 
     def _log_awaited(self, refusals: Sequence[Refusal]) -> None:
         """Log once which studies lack a view."""
@@ -372,34 +329,48 @@ class _Run:
                 _log.warning("study %s is not complete (%s); waiting", refusal.study_key, codes)
         self._awaited = {refusal.study_key for refusal in refusals}
 
-    def _log_found(self, found: Found) -> None:
-        self._audit.intake(found.counts)
-        _log.info(
-            "found %d studies, %d refused; left out: %d files that are not DICOM, %d DICOM objects "
-            "that are not radiographs",
-            *found.counts.values(),
+    def _record(self, done: StudyDone, fingerprint: str, rule: int | None = None) -> None:
+        """Write down, log and count how a study ended."""
+        is_done = done.state is State.DONE
+        counted = Severity.WARNING if is_done else Severity.ERROR
+        entry = Entry(
+            done.study_key,
+            done.state,
+            fingerprint,
+            sorted({f["code"] for f in done.findings if f["severity"] == counted.value}),
+            () if is_done else done.findings,
+            done.seconds,
+            self._audit.run,
         )
-
-    def _record(self, entry: Entry, rule: int | None = None) -> None:
         # the audit log first: killed in between, the study is taken and recorded again
         self._audit.study(entry, rule)
         self._manifest.add(entry)
         self._has_news = True
         self._progress.tell(entry)
 
+    def _count(self) -> Outcome:
+        counts = Counter((study.state, study.is_skipped) for study in self._studies.values())
+        self._outcome.done = counts[State.DONE, False]
+        self._outcome.skipped = counts[State.DONE, True]
+        self._outcome.refused = counts[State.REFUSED, False]
+        self._outcome.failed = counts[State.FAILED, False]
+        return self._outcome
+
     def _write_summaries(self) -> None:
         """Write ``refused.json`` of this run, and the index of all studies of the folder."""
+        if not self._has_news:
+            return
         self._has_news = False
-        self._outcome.refused = len(self._refused)
-        refused = [
-            {"study_key": key, "findings": list(refusal.findings)}
-            for key, refusal in self._refused.items()
-        ]
-        write_refusals(self._output, refused)
+        entries = self._manifest.entries
+        refused = [key for key, study in self._studies.items() if study.state is State.REFUSED]
+        write_refusals(
+            self._output,
+            [{"study_key": key, "findings": list(entries[key].findings)} for key in refused],
+        )
         if self._options.html:
             index = [
                 IndexEntry(key, entry.state.value, entry.findings, sum(entry.seconds.values()))
-                for key, entry in self._manifest.entries.items()
+                for key, entry in entries.items()
                 if entry.state is not State.DONE or os.path.lexists(self._output / key)
             ]
             write_index(self._output, index, self._run_facts())
@@ -415,43 +386,16 @@ class _Run:
         }
 
 
-def _is_done(output: Path, manifest: Manifest, job: Job, settings: str) -> bool:
-    """Whether a study is done under these settings, and its result whole."""
-    entry = manifest.entries.get(job.study_key)
-    return (
-        entry is not None
-        and entry.state is State.DONE
-        and entry.fingerprint == job.fingerprint(settings)
-        and is_whole(output, job.study_key)
-    )
-
-
-def _finder(
-    options: BatchOptions,
-    workspace: Path,
-    key: str,
-    profile: Profile,
-    reserve: int = 0,
-    stop: Callable[[], bool] | None = None,
-) -> StudyFinder:
-    source = options.input
-    if options.cluster is not None:  # nodes have another working directory
-        source, workspace = source.absolute(), workspace.absolute()
-    return StudyFinder(
-        source,
-        workspace,
-        key,
-        profile,
-        excluded=options.output,
-        reserve=reserve,
-        seconds=min(options.time_limit, FILE_SECONDS),
-        keep_identity=options.keep_identity,
-        stop=stop,
-    )
-
-
-def _backend(options: BatchOptions) -> Backend:
-    settings = worker_settings(options)
-    if options.cluster is None:
-        return LocalBackend(settings)
-    return ClusterBackend(settings, options.cluster, device_of(options))
+@contextmanager
+def _workers(options: BatchOptions) -> Iterator[WorkerPool]:
+    """Yield the pool of a batch, on this machine or on a cluster."""
+    settings, size = worker_settings(options), worker_count(options)
+    with ExitStack() as stack:
+        if options.cluster is None:
+            pool = WorkerPool(partial(Child, load, settings), size, options.time_limit)
+        else:
+            cluster = Cluster(settings, options.cluster, device_of(options))
+            stack.callback(cluster.close)
+            limits = options.time_limit, options.cluster.start_seconds
+            pool = WorkerPool(cluster.new_worker, size, *limits, late=cluster.late)
+        yield stack.enter_context(closing(pool))

@@ -7,13 +7,12 @@ import importlib
 import multiprocessing
 import os
 import signal
-import sys
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,97 @@ from spider_bundle.logs import debug, is_debugging
 _START_SECONDS = 600.0
 _POLL_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
-"""Option of prctl(2): the signal that a process gets when its parent dies."""
+"""Option of prctl(2): the signal that a process gets when the thread that started it ends."""
 MEMORY = 2 << 30
 """Address space that calls may take beyond what the child has after its imports, bytes."""
 
 
 class CallError(Exception):
-    """A call that came to no answer; the message says why and quotes nothing of the data."""
+    """A call came to no answer; the message says why and quotes nothing of the data."""
+
+
+class DeathError(CallError):
+    """The process died."""
+
+
+class SlowError(CallError):
+    """The process took too long."""
 
 
 class CallStopped(Exception):  # noqa: N818 - it is no failure
     """A call was stopped on request."""
+
+
+class Child:
+    """A spawned process that answers calls one by one. It ends with the thread that started it.
+
+    Args:
+        prepare: Called first in the process; returns the function that answers the calls.
+        arguments: Its arguments; they are pickled.
+
+    Raises:
+        CallError: There can be no further process now.
+    """
+
+    def __init__(self, prepare: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, prepare, arguments))
+        with theirs:
+            try:
+                process.start()
+            except (OSError, MemoryError) as error:
+                raise CallError(f"no further process ({type(error).__name__})") from None
+        # nobody may wait for a forgotten one at exit: it does not hear that it should end
+        self._end = weakref.finalize(self, _kill, process)
+
+    def start(self, seconds: float | None = None, stop: Callable[[], bool] | None = None) -> None:
+        """Return when the process is prepared; arguments and errors are those of :meth:`call`.
+
+        Raises:
+            SpiderError: Raised by the preparation.
+        """
+        self._answer(seconds, stop)
+
+    def call(
+        self, *arguments: Any, seconds: float | None = None, stop: Callable[[], bool] | None = None
+    ) -> Any:
+        """Return the answer to a call.
+
+        Args:
+            arguments: Arguments of the answering function; they are pickled.
+            seconds: Time limit.
+            stop: Returns whether not to wait any longer.
+
+        Raises:
+            BrokenPipeError: The process was dead before.
+            DeathError: It died of it.
+            SlowError: It took too long.
+            CallError: The function failed; the message gives the kind of error.
+            CallStopped: `stop` returned true before there was an answer.
+            OSError: Raised by the function.
+        """
+        self._connection.send(arguments)
+        return self._answer(seconds, stop)
+
+    def kill(self) -> None:
+        """End the process, whatever it does."""
+        self._end()
+
+    def _answer(self, seconds: float | None, stop: Callable[[], bool] | None) -> Any:
+        end = None if seconds is None else time.monotonic() + seconds
+        while not self._connection.poll(_POLL_SECONDS):
+            if stop is not None and stop():
+                raise CallStopped
+            if end is not None and time.monotonic() >= end:
+                raise SlowError(f"it took longer than {seconds:g} s")
+        try:
+            answer, error = self._connection.recv()
+        except (EOFError, OSError):
+            raise DeathError("the process died of it") from None
+        if error is not None:
+            raise error
+        return answer
 
 
 class Sandbox:
@@ -49,10 +128,8 @@ class Sandbox:
     """
 
     def __init__(self, modules: Sequence[str] = (), memory: int = MEMORY) -> None:
-        self._modules = tuple(modules)
-        self._memory = memory
-        self._connection: Any = None
-        self._end: Callable[[], None] = lambda: None
+        self._preparation = tuple(modules), memory
+        self._child: Child | None = None
 
     def call(
         self,
@@ -61,117 +138,87 @@ class Sandbox:
         seconds: float,
         stop: Callable[[], bool] | None = None,
     ) -> Any:
-        """Return the answer of a function.
+        """Return the answer of a function of a module; it and its arguments are pickled.
 
-        Args:
-            function: A function of a module; it and its arguments are pickled.
-            arguments: Its arguments.
-            seconds: Time limit.
-            stop: Returns whether not to wait any longer.
+        The other arguments and errors are those of :meth:`Child.call`.
 
         Raises:
-            CallStopped: `stop` returned true before there was an answer.
-            CallError: It took too long, the process died of it, or it raised another error than:
-            OSError: Raised by the function.
             SpiderError: R02, the process cannot start.
         """
         if stop is not None and stop():
             raise CallStopped
-        if self._connection is None:
-            self._start(stop)
         try:
-            self._connection.send((function, arguments))
-            if not self._answers(seconds, stop):
-                self.close()
-                raise CallError(f"it took longer than {seconds:g} s")
-            answer, error = self._connection.recv()
-        except (EOFError, OSError):
+            if self._child is None:
+                self._child = self._started(stop)
+            return self._child.call(function, *arguments, seconds=seconds, stop=stop)
+        except BrokenPipeError:
             self.close()
-            raise CallError("the process died of it") from None
-        if error is not None:
-            raise error
-        return answer
+            raise DeathError("the process died of it") from None
+        except (DeathError, SlowError, CallStopped):
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the process, whatever it does."""
-        self._end()
-        self._connection = None
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
 
-    def _answers(self, seconds: float, stop: Callable[[], bool] | None) -> bool:
-        """Wait for the process and return whether it has said something in time.
-
-        Raises:
-            CallStopped: `stop` returned true before.
-        """
-        end = time.monotonic() + seconds
-        while not self._connection.poll(min(_POLL_SECONDS, max(end - time.monotonic(), 0.0))):
-            if stop is not None and stop():
-                self.close()
-                raise CallStopped
-            if time.monotonic() >= end:
-                return False
-        return True
-
-    def _start(self, stop: Callable[[], bool] | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        arguments = (theirs, self._modules, self._memory)
-        process = context.Process(target=_serve, args=arguments, daemon=True)
-        process.start()
-        theirs.close()
-        # who forgets to close must not wait for it at exit: it does not hear that it should end
-        self._end = weakref.finalize(self, _kill, process, self._connection)
+    def _started(self, stop: Callable[[], bool] | None) -> Child:
+        child = Child(_prepare, *self._preparation)
         try:
-            if self._answers(_START_SECONDS, stop):
-                self._connection.recv()
-                return
-        except (EOFError, OSError):
-            pass
-        self.close()
-        if stop is not None and stop():  # the signal reached the process before it was isolated
-            raise CallStopped
-        raise SpiderError(Code.RUN_FAILED, "the process that reads headers could not start")
+            child.start(_START_SECONDS, stop)
+        except (CallError, CallStopped):
+            child.kill()
+            if stop is not None and stop():  # the signal reached the process before its isolation
+                raise CallStopped from None
+            message = "the process that reads headers could not start"
+            raise SpiderError(Code.RUN_FAILED, message) from None
+        return child
 
 
-def _kill(process: BaseProcess, connection: Any) -> None:
-    process.kill()
-    process.join()
-    connection.close()
-
-
-def _serve(connection: Any, modules: Sequence[str], memory: int) -> None:
-    """Answer calls until the connection ends; the target of the process."""
-    isolate_process()
+def _prepare(modules: Sequence[str], memory: int) -> Callable[..., Any]:
     for module in modules:
         importlib.import_module(module)
     limit_memory(memory)
-    connection.send(None)
-    while True:
-        try:
-            function, arguments = connection.recv()
-        except EOFError:
-            return
-        answer: tuple[Any, Exception | None]
-        try:
-            answer = function(*arguments), None
-        except OSError as error:
-            answer = None, error
-        except Exception as error:
-            debug(error)
-            answer = None, CallError(f"it failed unexpectedly ({type(error).__name__})")
-        connection.send(answer)
+    return lambda function, *arguments: function(*arguments)
 
 
-def isolate_process() -> None:
-    """Make the calling process silent, and let its parent alone end it.
+def _kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join()
 
-    On Linux it also ends with the thread that started it, which therefore must last as long.
-    """
+
+def _serve(
+    connection: Connection, prepare: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]
+) -> None:
+    """Prepare, then answer calls until the connection ends; the target of the process."""
     # the service manager signals all processes of a batch; the runner alone decides
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     silence_process()
     _die_with_the_parent()
+    function, error = _attempt(prepare, arguments, SpiderError)
+    connection.send((None, error))
+    while error is None:
+        try:
+            call = connection.recv()
+        except EOFError:
+            return
+        connection.send(_attempt(function, call, OSError))
+
+
+def _attempt(
+    function: Callable[..., Any], arguments: tuple[Any, ...], passed: type[Exception]
+) -> tuple[Any, Exception | None]:
+    """Return the function's answer, or the error: itself if it is of this type, else its kind."""
+    try:
+        return function(*arguments), None
+    except passed as error:
+        return None, error
+    except Exception as error:
+        debug(error)
+        return None, CallError(f"it failed unexpectedly ({type(error).__name__})")
 
 
 def limit_memory(extra: int) -> None:
@@ -201,32 +248,14 @@ def silence_process() -> None:
 
 
 def _die_with_the_parent() -> None:
-    """End at once when the runner is gone, so that the next one finds no other at work."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-    if _is_killed_with_the_parent():
-        if os.getppid() != parent.pid:  # it died before it could be asked for
-            os._exit(1)
-        return
+    """Let the system (Linux) end this process with its parent, whatever it does then.
 
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _is_killed_with_the_parent() -> bool:
-    """Ask the system (Linux) to kill this process with its parent, whatever it does then.
-
-    A thread of this process cannot do that while C code holds the interpreter.
+    The next run must find no other at work, and no thread of this process could end it while C code
+    holds the interpreter.
     """
-    if sys.platform != "linux":
-        return False
-    try:
-        prctl = ctypes.CDLL(None).prctl
-    except (OSError, AttributeError):
-        return False
-    unused = [ctypes.c_ulong(0)] * 3
-    return prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *unused) == 0
+    parent = multiprocessing.parent_process()
+    with suppress(OSError, AttributeError):
+        unused = [ctypes.c_ulong(0)] * 3
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), *unused)
+    if parent is not None and os.getppid() != parent.pid:  # it died before it could be asked for
+        os._exit(1)

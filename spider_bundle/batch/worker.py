@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.records import State
-from spider_bundle.batch.sandbox import isolate_process
-from spider_bundle.errors import Code, SpiderError, finding
+from spider_bundle.errors import Code, SpiderError, StudyError, finding, root_cause
+from spider_bundle.files import DISK_FULL, reason
 from spider_bundle.logs import debug
 
 if TYPE_CHECKING:
     from spider_bundle.reconstructor import Result
 
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DEVICE_ERRORS = (RuntimeError, MemoryError)
 """What PyTorch raises for errors of a device, and a lack of memory."""
 
@@ -45,7 +42,7 @@ class WorkerSettings:
 
 
 class Pipeline(Protocol):
-    """The three stages of a study."""
+    """The three stages of a study; tests put others in place of the network."""
 
     def read(self, job: Job) -> dict[Hashable, Any]:
         """Read the radiographs.
@@ -62,24 +59,6 @@ class Pipeline(Protocol):
 
 
 @dataclass(frozen=True)
-class Ready:
-    """The worker has loaded the network."""
-
-
-@dataclass(frozen=True)
-class StartFailed:
-    """The worker could not load the network.
-
-    Attributes:
-        reason: Kind of the error.
-        error: The error, if it has a code; another start would end in the same way.
-    """
-
-    reason: str
-    error: SpiderError | None = None
-
-
-@dataclass(frozen=True)
 class StudyDone:
     """A study has ended.
 
@@ -89,8 +68,8 @@ class StudyDone:
         findings: Warnings of a study that is done, otherwise the errors.
         seconds: Time of each stage.
         disk_full: Whether the disk had no more space.
-        device_error: Whether the device or a lack of memory may be the cause, so that the worker
-            must be replaced.
+        device_error: Whether the worker must be replaced: it is lost, or its device or a lack of
+            memory may be the cause.
     """
 
     study_key: str
@@ -99,9 +78,6 @@ class StudyDone:
     seconds: Mapping[str, float]
     disk_full: bool = False
     device_error: bool = False
-
-
-Message = Ready | StartFailed | StudyDone
 
 
 class InferencePipeline:
@@ -148,31 +124,13 @@ class InferencePipeline:
         write_study(self._output_dir, result, self.reconstructor.formats)
 
 
-def serve(connection: Connection, settings: WorkerSettings) -> None:
-    """Run a worker until its connection ends; the target of the worker process.
+def load(settings: WorkerSettings) -> Callable[[Job], StudyDone]:
+    """Load the network in the worker process; return what does a study.
 
-    Args:
-        connection: Receives jobs one by one; sends :data:`Message`.
-        settings: See :class:`WorkerSettings`.
+    Raises:
+        Exception: See :class:`InferencePipeline`.
     """
-    isolate_process()
-    message, pipeline = load_pipeline(settings)
-    connection.send(message)
-    if pipeline is None:
-        return
-    with suppress(EOFError):
-        while True:
-            connection.send(run_study(pipeline, connection.recv()))
-
-
-def load_pipeline(settings: WorkerSettings) -> tuple[Ready | StartFailed, Pipeline | None]:
-    """Load the network; return how that went, and the stages unless it failed."""
-    try:
-        return Ready(), (settings.pipeline or InferencePipeline)(settings)
-    except Exception as error:
-        debug(error)
-        coded = error if isinstance(error, SpiderError) else None
-        return StartFailed(type(error).__name__, coded), None
+    return partial(run_study, (settings.pipeline or InferencePipeline)(settings))
 
 
 def run_study(
@@ -197,7 +155,7 @@ def run_study(
         except Exception as error:
             debug(error)
             seconds[name] = time.perf_counter() - start
-            return _failed(job.study_key, name, _cause(error), seconds)
+            return _failed(job.study_key, name, root_cause(error), seconds)
         seconds[name] = time.perf_counter() - start
         if name == "read":
             provenance = getattr(item.get("image"), "meta", {}).get("provenance")
@@ -206,19 +164,10 @@ def run_study(
     return StudyDone(job.study_key, State.DONE, warnings, seconds)
 
 
-def _cause(error: BaseException) -> BaseException:
-    """Return the original error; MONAI's Compose wraps what its transforms raise."""
-    while not isinstance(error, SpiderError) and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
 def _failed(
     study_key: str, stage: str, cause: BaseException, seconds: Mapping[str, float]
 ) -> StudyDone:
     """Return the end of a study; most errors give their kind only, as the text may name files."""
-    from spider_bundle.outputs.study import StudyError  # heavy, and loaded by now
-
     if isinstance(cause, SpiderError):
         refusal = [found.facts() for found in cause.findings]
         return StudyDone(study_key, State.REFUSED, refusal, seconds)
@@ -227,13 +176,13 @@ def _failed(
         code, message = Code.WRITE_FAILED, str(cause)
     elif isinstance(cause, OSError):
         code = Code.WRITE_FAILED if stage == "write" else Code.STUDY_FAILED
-        message = f"{stage}: {cause.strerror or type(cause).__name__}"
+        message = f"{stage}: {reason(cause)}"
     return StudyDone(
         study_key,
         State.FAILED,
         [finding(code, "batch", message).facts()],
         seconds,
-        disk_full=isinstance(cause, OSError) and cause.errno in _DISK_FULL,
+        disk_full=isinstance(cause, OSError) and cause.errno in DISK_FULL,
         device_error=stage != "read"
         and isinstance(cause, _DEVICE_ERRORS)
         and not isinstance(cause, StudyError),

@@ -106,7 +106,8 @@ def batch(
     """
     from spider_bundle.batch.cluster import ClusterOptions
     from spider_bundle.batch.options import BatchOptions
-    from spider_bundle.batch.runner import plan_batch, run_batch
+    from spider_bundle.batch.outcome import plan_batch
+    from spider_bundle.batch.runner import run_batch
     from spider_bundle.outputs.html_report import INDEX_FILE
     from spider_bundle.outputs.optional_dependencies import require_extra
     from spider_bundle.outputs.study import REFUSED_FILE

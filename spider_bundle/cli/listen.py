@@ -42,11 +42,11 @@ def listen(
     Exit codes: 0 stopped by a signal, 1 the address or the spool cannot be used, 2 bad usage.
     """
     require_pacs()
-    from spider_bundle.batch.site_key import create_key_file as create_key
-    from spider_bundle.batch.site_key import read_key_file
     from spider_bundle.dicom.studies import PUBLIC_KEY
     from spider_bundle.pacs.listen import Listener, ListenOptions
     from spider_bundle.pacs.listen import listen as listen_until_signal
+    from spider_bundle.pseudonym import create_key_file as create_key
+    from spider_bundle.pseudonym import read_key_file
 
     def tell(listener: Listener) -> None:
         callers = "every AE title" if allow_any else ", ".join(allow or ())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from spider_bundle.errors import StudyError as StudyError
 from spider_bundle.files import file_sha256, sync, sync_tree, write_text
 from spider_bundle.outputs.dicom_ct import write_ct_series
 from spider_bundle.outputs.dicom_seg import write_segmentation
@@ -45,10 +46,6 @@ REFUSED_FILE = "refused.json"
 _log = logging.getLogger(__name__)
 _LOCKS = ".locks"
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
-
-
-class StudyError(RuntimeError):
-    """The study folder cannot be written; the message says why and names no path."""
 
 
 def check_formats(formats: Collection[str]) -> frozenset[str]:

@@ -25,8 +25,8 @@ class StandIn:
     """Writes the hash of a study's frontal file as its result; some studies misbehave.
 
     ``behaviour.json`` beside the output folder tells how by study key: ``crash``, ``hang``,
-    ``stall`` (while it is read), ``hold`` (the interpreter, in C code), ``error`` (with a text that
-    names somebody), ``refuse`` or ``full``, and ``seconds`` for all.
+    ``hold`` (the interpreter, in C code), ``error`` (with a text that names somebody), ``refuse``
+    or ``full``, and ``seconds`` for all.
     """
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -37,8 +37,6 @@ class StandIn:
     def read(self, job: Job) -> dict[str, Any]:
         if self._behaviour.get(job.study_key) == "refuse":
             raise SpiderError(Code.INVALID_PIXEL_VALUES, role="frontal")
-        if self._behaviour.get(job.study_key) == "stall":
-            time.sleep(3600)
         return {"key": job.study_key, "sha": file_sha256(job.paths[0]), "overrides": job.overrides}
 
     def reconstruct(self, item: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from spider_bundle.batch.cluster import ClusterBackend, ClusterOptions, _Actor, _facts
+from spider_bundle.batch.cluster import Cluster, ClusterOptions, _Actor, _facts
 from spider_bundle.batch.finder import StudyFinder
 from spider_bundle.batch.job import Job
 from spider_bundle.batch.options import BatchOptions
@@ -90,8 +91,6 @@ def test_lost_actor_is_made_good_and_a_hang_is_not(
 ) -> None:
     source, output = spool(5), tmp_path / "out"
     behave(tmp_path, s0="lose", s1="hang")
-    (output / ".locks").mkdir(parents=True)
-    (output / ".locks" / "cluster-0").touch()  # of a run that was killed
     outcome = batch(source, jobs=1, time_limit=8.0)
     wanted = {key_of(f"s{number}"): ("done", list[str]()) for number in (0, 2, 3, 4)}
     assert states(output) == {**wanted, key_of("s1"): ("failed", ["R05"])}
@@ -100,7 +99,6 @@ def test_lost_actor_is_made_good_and_a_hang_is_not(
         result = (output / key_of(name) / RESULT).read_text()
         assert result == file_sha256(source / name / "frontal.dcm")
     assert strays(output) == []
-    assert list((output / ".locks").glob("cluster-*")) == []
     assert len(seen(tmp_path, key_of("s0"))) == 2
     # nothing that hung or was lost is left behind
     for _, actor in seen(tmp_path):
@@ -185,7 +183,7 @@ def codes(pool: WorkerPool, job: Job) -> list[Any]:
     """Codes of a study when it has ended."""
     pool.submit(job)
     for _ in range(1000):
-        for done in pool.poll():
+        if done := pool.poll():
             return [facts["code"] for facts in done.findings]
     pytest.fail("it never ended")
 
@@ -196,53 +194,60 @@ def test_unreachable_cluster_is_told(tmp_path: Path) -> None:
         bound.bind(("127.0.0.1", 0))
         cluster = ClusterOptions(f"127.0.0.1:{bound.getsockname()[1]}")
         with pytest.raises(SpiderError, match="R10 the cluster cannot be reached"):
-            ClusterBackend(settings(tmp_path), cluster, "cpu").start_worker()
+            Cluster(settings(tmp_path), cluster, "cpu").new_worker().start()
 
 
-def test_a_mute_cluster_is_not_waited_for() -> None:
+def test_a_mute_cluster_is_not_waited_for(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="needs the extra cluster")
     # in a process of its own: what Ray began to wait for goes on in the background
     script = """
 import sys
-from spider_bundle.batch import cluster
-cluster._JOIN_SECONDS = 2.0
+from spider_bundle.batch.runner import BatchOptions, run_batch
+from spider_bundle.batch.cluster import ClusterOptions
+cluster = ClusterOptions(sys.argv[3], start_seconds=2)
 try:
-    cluster._join(sys.argv[1])
-except TimeoutError as error:
+    run_batch(BatchOptions(sys.argv[1], sys.argv[2], cluster=cluster, device="cpu"))
+except Exception as error:
     print(error)
 """
+    write_demo_pair(tmp_path / "in", name="s0", **TINY)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        command = [sys.executable, "-c", script, address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
-    assert done.stdout == "no connection within 2 s\n", done.stderr
+        arguments = [str(tmp_path / "in"), str(tmp_path / "out"), address]
+        path = tmp_path / "run.py"
+        path.write_text(f"if __name__ == '__main__':\n{textwrap.indent(script, '    ')}")
+        command = [sys.executable, str(path), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.startswith("R10 no worker could start within 2 s"), done.stderr
 
 
 def test_cluster_without_room_is_told(tmp_path: Path, cluster: Any) -> None:
     options = ClusterOptions(cluster.address, cpus=99, start_seconds=1.0)
-    pool = WorkerPool(ClusterBackend(settings(tmp_path), options, "cpu"), 1, 600.0)
+    engine = Cluster(settings(tmp_path), options, "cpu")
+    pool = WorkerPool(engine.new_worker, 1, 600.0, options.start_seconds, engine.late)
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SpiderError, match="R10 no worker could start within 1 s"):
         codes(pool, job(tmp_path))
     # Ray's own handler would end the runner at the first SIGTERM
     assert signal.getsignal(signal.SIGTERM) is handler
     pool.close()
+    engine.close()
 
 
 def test_node_looks_at_itself_before_it_works(tmp_path: Path) -> None:
     told, locks = settings(tmp_path), tmp_path / "out" / ".locks"
     locks.mkdir(parents=True)
-    token = locks / "cluster-1"
+    token = locks / "cluster"
     facts = _facts(told)
 
     def answer(told: WorkerSettings, facts: dict[str, str]) -> str:
-        message = _Actor().start(told, token, facts)
+        message = _Actor().start(told, "this run", facts)
         return str(message).partition(". To do")[0] if isinstance(message, SpiderError) else ""
 
     assert answer(told, facts).startswith("R09 a node cannot write to the output folder")
     token.write_text("another run")
     assert answer(told, facts).startswith("R09")
-    token.write_text(token.name)
+    token.write_text("this run")
     assert answer(told, {**facts, "torch": "0.1"}) == "R11 a node has not the same: torch"
     (tmp_path / "weights.pt").write_bytes(b"other weights")
     assert answer(told, facts) == "R11 a node has not the same: the weights"
@@ -255,14 +260,15 @@ def test_node_without_the_input_ends_the_batch_but_a_vanished_study_does_not(
     tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The actor sees no study; this machine sees it the first time only."""
-    backend = ClusterBackend(settings(tmp_path), ClusterOptions(cluster.address), "cpu")
-    pool, study = WorkerPool(backend, 1, 600.0), job(tmp_path)
+    engine = Cluster(settings(tmp_path), ClusterOptions(cluster.address), "cpu")
+    pool, study = WorkerPool(engine.new_worker, 1, 600.0), job(tmp_path)
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: path.exists())
     assert codes(pool, study) == ["R07"]
     monkeypatch.setattr("spider_bundle.batch.cluster._is_there", lambda path: True)
     with pytest.raises(SpiderError, match="R09 a node does not see the files"):
         codes(pool, study)
     pool.close()
+    engine.close()
 
 
 @pytest.mark.parametrize(

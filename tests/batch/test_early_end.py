@@ -13,12 +13,12 @@ from filelock import FileLock
 from typer.testing import CliRunner
 
 from spider_bundle.batch.options import BatchOptions
-from spider_bundle.batch.outcome import EXIT_FAILED, EXIT_UNFINISHED, Outcome
+from spider_bundle.batch.outcome import Outcome
 from spider_bundle.batch.runner import run_batch
 from spider_bundle.cli import app
 from spider_bundle.cli.early_end import early_end
 from spider_bundle.errors import Code, SpiderError
-from spider_bundle.exit_status import EXIT_USAGE
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_UNFINISHED, EXIT_USAGE
 
 PLANTED = "PLANTED^Jane"
 LOCK = ".locks/batch.lock"
@@ -36,13 +36,6 @@ def command(spool: Callable[..., Path], tmp_path: Path) -> Callable[..., tuple[i
         return result.exit_code, result.output
 
     return run
-
-
-@pytest.fixture
-def bare(tmp_path: Path, bundle_root: Path) -> Path:
-    """A bundle without weights."""
-    shutil.copytree(bundle_root / "configs", tmp_path / "bare" / "configs")
-    return tmp_path / "bare"
 
 
 @pytest.mark.parametrize(
@@ -81,28 +74,31 @@ def test_a_locked_folder_ends_with_its_code(
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
 
 
-def test_missing_weights_are_told_as_such(
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--bundle-root", "bare"], ["R02 there are no weights", "--weights"]),
+        (["--bundle-root", "bare", "--dry-run"], ["R02 there are no weights", "--weights"]),
+        (["--bundle-root", "none"], ["R02 there is no bundle", "--bundle-root"]),
+        ([], ["R01 the batch could not go on (File exists)"]),
+    ],
+)
+def test_what_is_missing_or_cannot_be_written_is_told_as_such(
+    options: list[str],
+    words: list[str],
     command: Callable[..., tuple[int, str]],
-    bare: Path,
+    bundle_root: Path,
     tmp_path: Path,
 ) -> None:
-    for options in (["--bundle-root", bare], ["--bundle-root", bare, "--dry-run"]):
-        code, said = command(*options)
-        assert code == EXIT_FAILED
-        assert "R02 there are no weights" in said
-        assert "--weights" in said
-        assert "rights of the output folder" not in said
-        assert str(tmp_path) not in said
-
-
-def test_a_missing_bundle_is_told_as_such(
-    command: Callable[..., tuple[int, str]],
-    tmp_path: Path,
-) -> None:
-    code, said = command("--bundle-root", tmp_path / "none")
+    shutil.copytree(bundle_root / "configs", tmp_path / "bare" / "configs")
+    if not options:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / ".locks").touch()
+    names = {"bare", "none"}
+    code, said = command(*(tmp_path / word if word in names else word for word in options))
     assert code == EXIT_FAILED
-    assert "R02 there is no bundle" in said
-    assert "--bundle-root" in said
+    assert all(word in said for word in words)
+    assert ("rights of" in said or "permissions of" in said) == (not options)
     assert str(tmp_path) not in said
 
 
@@ -114,18 +110,6 @@ def test_a_missing_layer_is_told_as_such(spool: Callable[..., Path], tmp_path: P
     assert end.exit_code == EXIT_FAILED
     assert end.message.startswith("R02 a config on top of inference.json cannot be read (No such")
     assert str(tmp_path) not in end.message
-
-
-def test_an_output_that_cannot_be_written_is_still_r01(
-    command: Callable[..., tuple[int, str]],
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / ".locks").touch()
-    code, said = command()
-    assert code == EXIT_FAILED
-    assert "R01 the batch could not go on (File exists)" in said
-    assert str(tmp_path) not in said
 
 
 @pytest.mark.parametrize("place", ["run", "plan", "send"])
@@ -148,7 +132,8 @@ def test_the_unexpected_is_told_by_its_kind(
         monkeypatch.setattr("spider_bundle.pacs.store.send_results", end)
     else:
         options = ["--dry-run"] * (place == "plan")
-        monkeypatch.setattr(f"spider_bundle.batch.runner.{place}_batch", end)
+        module = {"run": "runner", "plan": "outcome"}[place]
+        monkeypatch.setattr(f"spider_bundle.batch.{module}.{place}_batch", end)
     code, said = command(*options)
     assert code == EXIT_FAILED
     assert "R02 the batch failed unexpectedly (ZeroDivisionError)" in said

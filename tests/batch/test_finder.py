@@ -203,7 +203,10 @@ def test_headers_are_checked_with_the_overrides_of_the_profile(
     found = find(source, tmp_path / "workspace")
     assert [refusal.codes for refusal in found.refusals] == [["E11", "E14"]]
     profile = Profile(
-        [Rule({"MANUFACTURER": "x"}, {}), Rule({"Manufacturer": "DOE*"}, {"sdd": 1150})]
+        [
+            Rule(match={"Manufacturer": "x"}, overrides={}),
+            Rule(match={"Manufacturer": "DOE*"}, overrides={"sdd": 1150}),
+        ]
     )
     found = find(source, tmp_path / "workspace", profile=profile)
     assert sorted(str(job.rule) for job in found.jobs) == ["2", "None"]

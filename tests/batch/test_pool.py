@@ -1,4 +1,4 @@
-"""Each death, hang and device error belongs to one study, whatever the runner does meanwhile."""
+"""Each death, hang and device error belongs to one study, whatever the other workers do."""
 
 from __future__ import annotations
 
@@ -17,321 +17,306 @@ from typing import Any
 import pytest
 
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.pool import LocalBackend, Worker, WorkerPool, WorkerStartError
+from spider_bundle.batch.pool import WorkerPool
 from spider_bundle.batch.records import State
-from spider_bundle.batch.worker import (
-    Message,
-    Ready,
-    StartFailed,
-    StudyDone,
-    WorkerSettings,
-)
+from spider_bundle.batch.sandbox import CallError, DeathError, SlowError
+from spider_bundle.batch.worker import StudyDone
 from spider_bundle.errors import Code, SpiderError, finding
-from tests.batch.pipelines import StandIn
-
-LIMIT = 10.0
-PAIR: Any = None
-"""No worker of these tests looks at films."""
-
-
-class ScriptedWorker:
-    """Says what the test has put into ``script``, and is dead after a None there."""
-
-    def __init__(self, script: Sequence[Message | None] = (Ready(),)) -> None:
-        self.script: list[Message | None] = list(script)
-        self.studies: list[str] = []
-        self.is_ended = False
-
-    def submit(self, job: Job) -> None:
-        self.studies.append(job.study_key)
-
-    def receive(self) -> Message | None:
-        assert not self.is_ended
-        if not self.script:
-            return None
-        if (message := self.script.pop(0)) is None:
-            raise EOFError
-        return message
-
-    def kill(self) -> None:
-        self.is_ended = True
-
-
-class ScriptedBackend:
-    """Has these workers, one after the other; None stands for one that cannot start now."""
-
-    start_seconds = 600.0
-    late = SpiderError(Code.RUN_FAILED, "late")
-
-    def __init__(self, *workers: ScriptedWorker | None) -> None:
-        self.coming = list(workers)
-
-    def start_worker(self) -> ScriptedWorker:
-        worker = self.coming.pop(0)
-        if worker is None:
-            raise WorkerStartError("BlockingIOError")
-        return worker
-
-    def wait(self, workers: Sequence[Worker], seconds: float) -> None:
-        """The test's clock stands."""
-
-    def close(self) -> None:
-        """There is nothing to release."""
-
-
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> list[float]:
-    now = [0.0]
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    if "tmp_path" not in request.fixturenames:  # with real processes time is real
-        monkeypatch.setattr("spider_bundle.batch.pool.time.monotonic", lambda: now[0])
-        monkeypatch.setattr("spider_bundle.batch.pool.time.sleep", sleep)
-    return now
-
-
-def jobs(keys: str, files: Sequence[Path] = ()) -> list[Job]:
-    return [Job(key, PAIR, {}, None, "inputs", files) for key in keys]
-
-
-def started(size: int, keys: str, *coming: ScriptedWorker | None) -> WorkerPool:
-    """A pool whose first workers have their first studies."""
-    pool = WorkerPool(ScriptedBackend(*coming), size, LIMIT)
-    for job in jobs(keys):
-        pool.submit(job)
-    for _ in range(2):
-        assert pool.poll() == []
-    return pool
-
-
-def done(key: str) -> StudyDone:
-    return StudyDone(key, State.DONE, [], {})
-
-
-def device_error(key: str) -> StudyDone:
-    facts = [finding(Code.STUDY_FAILED, "batch").facts()]
-    return StudyDone(key, State.FAILED, facts, {"read": 0.5}, device_error=True)
-
-
-def polls(pool: WorkerPool, number: int = 3) -> dict[str, tuple[State, list[str]]]:
-    """States and codes of the studies that end in a few polls."""
-    ended = [each for _ in range(number) for each in pool.poll()]
-    assert len({each.study_key for each in ended}) == len(ended)
-    return {e.study_key: (e.state, [str(facts["code"]) for facts in e.findings]) for e in ended}
-
 
 DONE = (State.DONE, [])
+PAUSE = 0.05
+PAIR: Any = None
+"""No worker of these tests looks at films."""
 
 
 def failed(code: str) -> tuple[State, list[str]]:
     return State.FAILED, [code]
 
 
+def device_error(key: str) -> StudyDone:
+    facts = [finding(Code.STUDY_FAILED, "batch").facts()]
+    return StudyDone(key, State.FAILED, facts, {}, device_error=True)
+
+
+class Engine:
+    """Makes scripted workers.
+
+    Args:
+        behaviour: What each try of a study brings: ``death``, ``device``, ``hang``, ``wait`` (until
+            the test sets ``released``), ``wait death``, ``node`` (R09); done after that.
+        starts: What each start brings: ``fail`` (to load), ``death``, ``none`` (no process),
+            ``no place`` (none ever); a good one after that.
+    """
+
+    def __init__(self, starts: Sequence[str] = (), **behaviour: Sequence[str]) -> None:
+        self.starts = list(starts)
+        self.behaviour = {key: list(tries) for key, tries in behaviour.items()}
+        self.workers: list[Scripted] = []
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+
+    def new_worker(self) -> Scripted:
+        with self.lock:
+            start = self.starts.pop(0) if self.starts else "good"
+            if start == "none":
+                raise CallError("no further process (BlockingIOError)")
+            self.workers.append(Scripted(self, start))
+            return self.workers[-1]
+
+    @property
+    def studies(self) -> list[str]:
+        """Studies that each worker had."""
+        return [worker.studies for worker in self.workers]
+
+
+class Scripted:
+    """A worker of an :class:`Engine`."""
+
+    def __init__(self, engine: Engine, how: str) -> None:
+        self.engine, self.how = engine, how
+        self.studies = ""
+        self.is_ended = self.has_died = False
+
+    def start(self) -> None:
+        if self.how == "fail":
+            raise CallError("it failed unexpectedly (MemoryError)")
+        if self.how == "death":
+            time.sleep(0.02)  # all that start together have begun by then
+            raise DeathError("it died")
+        while self.how == "no place" and not self.is_ended:
+            time.sleep(0.01)
+        if self.is_ended:
+            raise DeathError("it was ended")
+
+    def call(self, job: Job, *, seconds: float) -> StudyDone:
+        key = job.study_key
+        if self.has_died:
+            raise BrokenPipeError
+        assert not self.is_ended
+        self.studies += key
+        tries = self.engine.behaviour.get(key)
+        how = tries.pop(0) if tries else "good"
+        if how.startswith("wait"):
+            self._wait()
+            how = how.removeprefix("wait ")
+        if how == "death":
+            raise DeathError("it died")
+        if how == "hang":
+            raise SlowError("it took longer")
+        if how == "node":
+            raise SpiderError(Code.NODE_LACKS_FOLDERS)
+        return device_error(key) if how == "device" else StudyDone(key, State.DONE, [], {})
+
+    def kill(self) -> None:
+        self.is_ended = True
+
+    def _wait(self) -> None:
+        while not self.engine.released.wait(0.01):
+            if self.is_ended:
+                raise DeathError("it was ended")
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spider_bundle.batch.pool._PAUSE_SECONDS", PAUSE)
+    monkeypatch.setattr("spider_bundle.batch.pool._POLL_SECONDS", 0.02)
+
+
+def submitted(pool: WorkerPool, keys: str) -> WorkerPool:
+    for key in keys:
+        pool.submit(Job(key, PAIR, {}, None, "inputs", ()))
+    return pool
+
+
+def ended(pool: WorkerPool, number: int, seconds: float = 10.0) -> dict[str, Any]:
+    """States and codes of the next studies that end."""
+    found: dict[str, Any] = {}
+    end = time.monotonic() + seconds
+    while len(found) < number:
+        assert time.monotonic() < end, found
+        if done := pool.poll():
+            assert done.study_key not in found
+            found[done.study_key] = done.state, [str(facts["code"]) for facts in done.findings]
+    return found
+
+
+def polled(pool: WorkerPool, condition: Callable[[], bool]) -> bool:
+    """Poll until something has happened."""
+    return wait_for(lambda: pool.poll() is None and condition())
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
 def test_worker_has_one_study_at_a_time() -> None:
-    first, second = ScriptedWorker(), ScriptedWorker()
-    pool = started(2, "abcd", first, second)
-    assert (first.studies, second.studies, pool.running, pool.waiting) == (["a"], ["b"], 2, 2)
-    second.script = [done("b")]
-    assert polls(pool) == {"b": DONE}
-    assert (first.studies, second.studies) == (["a"], ["b", "c"])
-    assert (pool.drop_waiting(), pool.running, pool.waiting) == (1, 2, 0)
+    engine = Engine(a=["wait"], b=["wait"])
+    pool = submitted(WorkerPool(engine.new_worker, 2, 1.0), "abcd")
+    assert wait_for(lambda: len(engine.workers) == 2)
+    assert pool.running == 0  # no study starts before the runner looks
+    assert polled(pool, lambda: sorted(engine.studies) == ["a", "b"])
+    assert (pool.waiting, pool.running) == (2, 2)
+    assert pool.drop_waiting() == 2
+    engine.released.set()
+    assert ended(pool, 2) == {"a": DONE, "b": DONE}
+    assert (pool.waiting, pool.running) == (0, 0)
+    pool.close()
+    assert all(worker.is_ended for worker in engine.workers)
 
 
-def test_time_in_which_the_runner_looked_away_is_not_charged(clock: list[float]) -> None:
-    worker = ScriptedWorker()
-    pool = started(1, "a", worker)
-    clock[0] += 5 * LIMIT  # the runner examines files meanwhile; the study has ended long ago
-    worker.script = [done("a")]
-    assert polls(pool) == {"a": DONE}
-
-
-def test_study_over_its_time_fails_at_once_and_alone(clock: list[float]) -> None:
-    first, second, third = (ScriptedWorker() for _ in range(3))
-    pool = started(2, "abc", first, second, third)
-    clock[0] += 0.9 * LIMIT
-    second.script = [done("b")]
-    assert polls(pool) == {"b": DONE}
-    assert second.studies == ["b", "c"]
-    clock[0] += 0.2 * LIMIT
-    (ended,) = pool.poll()
-    assert (ended.study_key, ended.state) == ("a", State.FAILED)
-    assert [facts["code"] for facts in ended.findings] == ["R05"]
-    assert ended.seconds["total"] == pytest.approx(1.1 * LIMIT)
-    assert (first.is_ended, second.is_ended) == (True, False)
-    second.script = [done("c")]
-    assert polls(pool) == {"c": DONE}
+def test_workers_start_for_studies_and_stay_for_more() -> None:
+    engine = Engine()
+    pool = WorkerPool(engine.new_worker, 4, 1.0)
+    for key in "ab":
+        assert ended(submitted(pool, key), 1) == {key: DONE}
+    assert engine.studies == ["ab"]
+    submitted(pool, "cd")
+    assert ended(pool, 1) == {"c": DONE}
+    time.sleep(0.05)  # the runner deals with the end of c, and may find the disk full
+    assert (pool.running, pool.drop_waiting()) == (0, 1)
+    pool.close()
 
 
 @pytest.mark.parametrize(
-    ("end", "code"), [(None, "R04"), (device_error("a"), "R07")], ids=["death", "device"]
+    ("tries", "end", "others"),
+    [
+        (["death"], DONE, ["b"]),
+        (["device"], DONE, ["b"]),
+        (["death", "device"], failed("R07"), ["a", "b"]),
+        (["device", "death"], failed("R04"), ["a", "b"]),
+        (["hang"], failed("R05"), ["b"]),
+        (["death", "hang"], failed("R05"), ["a", "b"]),
+    ],
 )
-@pytest.mark.parametrize("is_at_fault", [False, True])
-def test_study_that_loses_its_worker_is_tried_once_more_in_a_new_one(
-    end: StudyDone | None, code: str, is_at_fault: bool
+def test_study_that_loses_its_worker_is_tried_once_more_in_a_new_one_unless_it_hangs(
+    tries: list[str], end: Any, others: list[str]
 ) -> None:
-    workers = [ScriptedWorker() for _ in range(5)]
-    first, other, second = workers[:3]
-    pool = started(2, "abc", *workers)
-    first.script, other.script = [end], [done("b")]
-    assert polls(pool) == {"b": DONE}
-    assert first.is_ended
-    # the other worker goes on with the others; the new one begins with the study
-    assert (other.studies, second.studies) == (["b", "c"], ["a"])
-    second.script = [end if is_at_fault else done("a")]
-    other.script = [done("c")]
-    assert polls(pool) == {"a": failed(code) if is_at_fault else DONE, "c": DONE}
-
-
-def test_study_that_comes_again_has_two_tries_again() -> None:
-    first, second, third = (ScriptedWorker() for _ in range(3))
-    pool = started(1, "a", first, second, third)
-    first.script = [device_error("a")]
-    assert polls(pool) == {}
-    second.script = [done("a")]
-    assert polls(pool) == {"a": DONE}
-    pool.submit(*jobs("a"))
-    assert polls(pool) == {}
-    second.script = [device_error("a")]
-    assert polls(pool) == {}
-    assert (second.studies, third.studies) == (["a", "a"], ["a"])
+    engine = Engine(a=tries)
+    pool = submitted(WorkerPool(engine.new_worker, 1, 1.0), "ab")
+    assert ended(pool, 2) == {"a": end, "b": DONE}
+    retried = [] if tries[0] == "hang" else ["ab" if len(tries) == 1 else "a"]
+    assert engine.studies == ["a", *retried, *(["b"] if len(tries) == 2 or not retried else [])]
+    assert [worker.is_ended for worker in engine.workers[:-1]] == [True] * len(engine.workers[:-1])
+    # one that comes again has two tries again
+    engine.behaviour["a"] = ["death"]
+    assert ended(submitted(pool, "a"), 1) == {"a": DONE}
+    pool.close()
 
 
 def test_idle_worker_makes_room_for_a_new_one() -> None:
-    """On a cluster the new worker may find no place otherwise."""
-    first, second, third = (ScriptedWorker() for _ in range(3))
-    pool = started(2, "ab", first, second, third)
-    first.script, second.script = [None], [done("b")]
-    assert polls(pool, 4) == {"b": DONE}
-    assert (second.is_ended, second.studies, third.studies) == (True, ["b"], ["a"])
+    """On a cluster the worker that is to try again may find no place otherwise."""
+    engine = Engine(a=["wait death"], b=["wait"])
+    pool = submitted(WorkerPool(engine.new_worker, 2, 1.0), "ab")
+    assert polled(pool, lambda: sorted(engine.studies) == ["a", "b"])
+    engine.starts = ["no place", "good"]
+    engine.released.set()
+    assert ended(pool, 2) == {"a": DONE, "b": DONE}
+    assert engine.studies[2:] == ["", "a"]
+    pool.close()
 
 
-def test_worker_that_cannot_be_replaced_leaves_its_study_to_the_others(
-    clock: list[float],
-) -> None:
-    first, second = ScriptedWorker(), ScriptedWorker()
-    pool = started(2, "abcd", first, second, *[None] * 99)
-    first.script = [device_error("a")]
-    ended = {}
-    for _ in range(4):
-        second.script = [done(second.studies[-1])]
-        ended |= polls(pool)
-        clock[0] += 100.0
-    assert ended == dict.fromkeys("abcd", DONE)
+def test_worker_that_cannot_be_replaced_leaves_its_study_to_the_others() -> None:
+    engine = Engine(a=["wait death"], b=["wait"])
+    pool = submitted(WorkerPool(engine.new_worker, 2, 1.0), "abcd")
+    assert polled(pool, lambda: sorted(engine.studies) == ["a", "b"])
+    engine.starts = ["fail"] * 99
+    engine.released.set()
+    assert ended(pool, 4) == dict.fromkeys("abcd", DONE)
+    pool.close()
 
 
-def test_replacement_that_cannot_start_is_tried_again(clock: list[float]) -> None:
-    first, last, later = (ScriptedWorker() for _ in range(3))
-    broken = ScriptedWorker([StartFailed("MemoryError")])
-    pool = started(1, "abc", first, None, broken, last, None, None, later)
-    first.script = [None]
-    start = clock[0]
-    assert polls(pool, 60) == {}
-    assert last.studies == ["a"]
-    assert 15.0 <= clock[0] - start < 17.0  # pauses of 5 s and 10 s
+def test_start_that_fails_is_tried_again_after_longer_and_longer_pauses() -> None:
+    engine = Engine(["good", "none", "fail", "good", "death"], a=["death"], b=["death"])
+    pool = submitted(WorkerPool(engine.new_worker, 1, 1.0), "a")
+    begin = time.monotonic()
+    assert ended(pool, 1) == {"a": DONE}
+    assert time.monotonic() - begin > 3 * PAUSE
     # one that has started makes good for those that have not
-    last.script = [None]
-    assert polls(pool, 60) == {"a": failed("R04")}
-    assert later.studies == ["b"]
+    assert ended(submitted(pool, "b"), 1) == {"b": DONE}
+    pool.close()
 
 
-def test_batch_gives_up_after_three_starts_but_at_once_at_first() -> None:
-    first, never = ScriptedWorker(), ScriptedWorker()
-    pool = started(1, "ab", first, None, ScriptedWorker([None]), None, never)
-    first.script = [None]
-    with pytest.raises(SpiderError, match=r"R02 .* start \(BlockingIOError\)"):
-        polls(pool, 100)
-    backend = ScriptedBackend(ScriptedWorker([StartFailed("OSError")]), never)
-    pool = WorkerPool(backend, 1, LIMIT)
-    pool.submit(*jobs("a"))
-    with pytest.raises(SpiderError, match=r"R02 .* start \(OSError\)"):
-        pool.poll()
-    assert backend.coming == [never]
-
-
-def test_worker_that_takes_too_long_to_start_ends_the_batch(clock: list[float]) -> None:
-    pool = started(1, "a", ScriptedWorker([]))
-    clock[0] += 599.0
-    assert pool.poll() == []
-    clock[0] += 2.0
-    with pytest.raises(SpiderError, match="R02 late"):
-        pool.poll()
-
-
-def test_worker_that_starts_while_nobody_looks_is_not_late(clock: list[float]) -> None:
-    """The only other one is lost with the last study, and the next comes much later."""
-    first, slow = ScriptedWorker(), ScriptedWorker([])
-    pool = started(2, "ab", first, slow)
-    first.script = [done("a")]
-    assert polls(pool) == {"a": DONE}
-    clock[0] += 2 * LIMIT
-    assert polls(pool, 1) == {"b": failed("R05")}
-    clock[0] += 2 * 600.0
-    slow.script = [Ready()]
-    pool.submit(*jobs("c"))
-    assert polls(pool) == {}
-    assert slow.studies == ["c"]
+@pytest.mark.parametrize(
+    ("starts", "tries", "number"),
+    [
+        (["fail"], 1, 1),  # the network cannot be loaded: there is no use in trying again
+        (["none"], 1, 0),
+        (["death", "death", "death"], 1, 3),
+        (["good", "none", "death", "fail"], 3, 3),
+    ],
+)
+def test_batch_ends_when_no_worker_can_start(starts: list[str], tries: int, number: int) -> None:
+    engine = Engine(starts, a=["death"])
+    pool = submitted(WorkerPool(engine.new_worker, 1, 1.0), "a")
+    with pytest.raises(SpiderError, match="R02 the worker could not start: "):
+        ended(pool, 1)
+    assert len(engine.workers) == number
+    pool.close()
 
 
 def test_starts_that_fail_together_count_as_one() -> None:
     """As when a GPU is gone for a moment and all workers die of it."""
-    old = [ScriptedWorker() for _ in range(4)]
-    failing, late = [ScriptedWorker([None]) for _ in range(4)], [ScriptedWorker() for _ in range(4)]
-    pool = started(4, "abcdefghijkl", *old, *failing, *late)
-    for worker in old:
-        worker.script = [None]
-    assert polls(pool, 60) == {}
-    assert sorted(key for worker in late for key in worker.studies) == list("abcd")
+    engine = Engine(**{key: ["wait death"] for key in "abcd"})
+    pool = submitted(WorkerPool(engine.new_worker, 4, 1.0), "abcd")
+    assert polled(pool, lambda: sorted(engine.studies) == list("abcd"))
+    engine.starts = ["death"] * 4
+    engine.released.set()
+    assert ended(pool, 4) == dict.fromkeys("abcd", DONE)
+    pool.close()
 
 
-def test_study_given_to_a_worker_that_had_died_is_not_at_fault() -> None:
-    idle, other = ScriptedWorker(), ScriptedWorker()
-    pool = started(1, "a", idle, other)
-    idle.script = [done("a")]
-    assert polls(pool, 1) == {"a": DONE}
-    idle.script = [None]  # nobody looks at a worker that has nothing to do
-    pool.submit(*jobs("b"))
-    assert polls(pool, 3) == {}
-    assert other.studies == ["b"]
+def test_pool_without_a_ready_worker_is_not_waited_for_without_end() -> None:
+    engine = Engine(["good", "no place"], a=["hang"])
+    late = SpiderError(Code.CLUSTER_UNAVAILABLE)
+    pool = WorkerPool(engine.new_worker, 1, 1.0, start_seconds=0.3, late=late)
+    assert ended(submitted(pool, "a"), 1) == {"a": failed("R05")}
+    time.sleep(0.5)  # with nothing to do no worker starts
+    submitted(pool, "b")
+    begin = time.monotonic()
+    with pytest.raises(SpiderError, match="R10"):
+        ended(pool, 1)
+    assert time.monotonic() - begin >= 0.3
+    pool.close()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return condition()
+def test_study_given_to_a_worker_that_had_died_keeps_both_tries() -> None:
+    engine = Engine(b=["death"])
+    pool = WorkerPool(engine.new_worker, 1, 1.0)
+    assert ended(submitted(pool, "a"), 1) == {"a": DONE}
+    engine.workers[0].has_died = True  # nobody looks at a worker that has nothing to do
+    assert ended(submitted(pool, "b"), 1) == {"b": DONE}
+    assert engine.studies == ["a", "b", "b"]
+    pool.close()
 
 
-def test_worker_that_hangs_while_it_reads_does_not_stop_the_runner(tmp_path: Path) -> None:
-    """The films of the studies that wait for it are more than the pipe holds."""
-    (tmp_path / "behaviour.json").write_text(json.dumps({"a": "stall"}))
-    settings = WorkerSettings(config={"output_dir": str(tmp_path / "out")}, pipeline=StandIn)
-    (tmp_path / "out").mkdir()
-    pool = WorkerPool(LocalBackend(settings), 1, 1.0)
-    films = tuple(Path(f"/spool/0123456789abcdef/{number:032x}.dcm") for number in range(4000))
-    for job in jobs("abc", films):
-        pool.submit(job)
-    ended: list[StudyDone] = []
+def test_error_of_the_batch_reaches_the_runner() -> None:
+    engine = Engine(a=["node"])
+    pool = submitted(WorkerPool(engine.new_worker, 1, 1.0), "a")
+    with pytest.raises(SpiderError, match="R09"):
+        ended(pool, 1)
+    pool.close()
 
-    def run() -> None:
-        while not ended:
-            ended.extend(pool.poll())
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(60)
-    pool.close()  # also if it is stuck
-    assert [each.study_key for each in ended] == ["a"]
-    assert [facts["code"] for facts in ended[0].findings] == ["R05"]
+def test_closed_pool_tells_no_end_of_what_it_has_cut() -> None:
+    engine = Engine(["good", "no place"], a=["wait"], b=["wait"])
+    pool = submitted(WorkerPool(engine.new_worker, 2, 1.0), "ab")
+    assert polled(pool, lambda: len(engine.workers) == 2 and len("".join(engine.studies)) == 1)
+    pool.close()
+    assert pool.poll() is None
+    assert (len(engine.workers), [worker.is_ended for worker in engine.workers]) == (2, [True] * 2)
 
 
 HOLD = """
 import sys
+from functools import partial
 from pathlib import Path
-from spider_bundle.batch.pool import LocalBackend, WorkerPool
+from spider_bundle.batch.sandbox import Child
+from spider_bundle.batch.pool import WorkerPool
 from spider_bundle.batch.job import Job
-from spider_bundle.batch.worker import WorkerSettings
+from spider_bundle.batch.worker import WorkerSettings, load
 from tests.batch.pipelines import StandIn
 
 class Film:
@@ -349,7 +334,7 @@ class Film:
 
 if __name__ == "__main__":
     settings = WorkerSettings(config={"output_dir": sys.argv[1]}, pipeline=StandIn)
-    pool = WorkerPool(LocalBackend(settings), 1, 600.0)
+    pool = WorkerPool(partial(Child, load, settings), 1, 600.0)
     pool.submit(Job("a", Film(), {}, None, "inputs", ()))
     while True:
         pool.poll()

@@ -12,8 +12,9 @@ import pydicom
 import pytest
 
 from spider_bundle.batch.options import BatchOptions, profile_of, worker_settings
+from spider_bundle.batch.outcome import plan_batch
 from spider_bundle.batch.profile import Profile, Rule
-from spider_bundle.batch.runner import plan_batch, run_batch
+from spider_bundle.batch.runner import run_batch
 from spider_bundle.batch.worker import InferencePipeline
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.errors import SpiderError
@@ -119,7 +120,8 @@ def test_worker_reads_with_the_statements_of_the_check_and_no_others(
 
 def test_rule_wins_over_every_base_and_leaves_what_it_does_not_state() -> None:
     stated = {"frontal": {"sdd": 1650.0}, "lateral": {"sdd": 1700.0, "mask_boxes": [[0, 0, 9, 9]]}}
-    rule = Rule({"Modality": "DX"}, {"sdd": 1500.0, "lateral": {"orientation": ["P", "F"]}})
+    stated_by_rule = {"sdd": 1500.0, "lateral": {"orientation": ["P", "F"]}}
+    rule = Rule(match={"Modality": "DX"}, overrides=stated_by_rule)
     profile = Profile([rule], stated)
     number, overrides = profile.rule_for({"Modality": "DX"}, {"Modality": "DX"})
     pair = PairOverrides.from_mapping(overrides)

@@ -20,8 +20,8 @@ from spider_bundle.batch.records import (
     append_line,
     read_lines,
 )
-from spider_bundle.batch.site_key import create_key_file, read_key_file
 from spider_bundle.errors import SpiderError
+from spider_bundle.pseudonym import create_key_file, read_key_file
 
 
 def test_lines_are_appended_and_torn_ones_passed_over(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
     ("content", "word"),
     [
         ("{", "not readable"),
-        ("[]", "not a mapping"),
+        ("[]", "valid dictionary"),
         ({"rules": []}, "version"),
         ({"version": 1, "rules": [], "more": 1}, "more"),
         ({"version": 1, "rules": "none"}, "list"),
@@ -112,7 +112,7 @@ RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}
         ({"version": 1, "rules": [{**RULE, "overrides": {"lateral": 5}}]}, "lateral must be a map"),
         (
             {"version": 1, "rules": [{**RULE, "overrides": {"frontal": {"dense_is_high": "no"}}}]},
-            "rule 1 of the profile: override frontal.dense_is_high must be true or false",
+            "rule 1.overrides: override frontal.dense_is_high must be true or false",
         ),
         (
             {"version": 1, "rules": [{**RULE, "overrides": {"allow_secondary_capture": True}}]},

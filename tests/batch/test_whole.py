@@ -26,13 +26,8 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.labels import Label
 from spider_bundle.networks import SPIDER
 from tests.batch.conftest import contents, strays
+from tests.tiny import TINY_NETWORK
 
-TINY_NETWORK: dict[str, Any] = {
-    "network_def::features": [8, 8, 16, 16],
-    "network_def::map_channels": 8,
-    "network_def::context_channels": 8,
-    "network_def::hidden": [16, 16],
-}
 PLANTED = "PLANTED"
 BIRTH = "19370412"
 
