@@ -33,11 +33,15 @@ LIMITS = {
     "mm.",
     "E12": f"Pixel pitch from {acquisition_geometry.MINIMUM_PITCH:g} to "
     f"{acquisition_geometry.MAXIMUM_PITCH:g} mm; that of rows and that of columns differ by at "
-    f"most {acquisition_geometry.ANISOTROPY:.0%}.",
+    f"most {acquisition_geometry.ANISOTROPY:.0%}. The image is "
+    f"{acquisition_geometry.MINIMUM_FIELD:g} to {acquisition_geometry.MAXIMUM_FIELD:g} mm wide and "
+    "high at the detector.",
     "E13": f"More than {acquisition_geometry.SPACING_DIFFERENCE:.0%} between PixelSpacing and "
     "ImagerPixelSpacing.",
-    "E14": f"SDD is at most {acquisition_geometry.MAXIMUM_MAGNIFICATION:g} times SOD; beyond that "
-    "the source would lie in the head.",
+    "E14": "Half a small head along the beam "
+    f"({acquisition_geometry.HALF_HEAD_FRONTAL:g} mm frontal, "
+    f"{acquisition_geometry.HALF_HEAD_LATERAL:g} mm lateral) fits between isocentre and detector, "
+    f"and leaves {acquisition_geometry.SOURCE_TO_SKIN:g} mm to the source.",
     "E16": f"At least {pixels.MINIMUM_DISTINCT_VALUES} distinct values, at most "
     f"{pixels.MAXIMUM_SATURATED:.0%} of the pixels at the two extreme values; edges up to "
     f"{checks.MAXIMUM_EDGE} pixels, {checks.MAXIMUM_FRAME_PIXELS:g} pixels in a frame and "

@@ -47,6 +47,10 @@ class Code(StrEnum):
     LOSSY_COMPRESSION = "E22"
     CONTRADICTORY_LATERALITY = "E23"
     WRONG_POLARITY = "E24"
+    HEADER_CONTRADICTS_PIXELS = "E31"
+    REPROJECTION_DISAGREES = "E32"
+    NOT_A_SKULL_VIEW = "E33"
+    SLOT_SCAN = "E34"
     # input files and archives
     ARCHIVE_UNREADABLE = "A01"
     ARCHIVE_EXCEEDS_LIMITS = "A02"
@@ -139,7 +143,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.UNDECODABLE_PIXEL_DATA: Info(
             "pixel data cannot be decoded",
-            "install the named plugin, or export the image again uncompressed",
+            "export the image again, uncompressed",
             attribute="TransferSyntaxUID",
         ),
         Code.NOT_MONOCHROME: Info(
@@ -213,7 +217,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
             attribute="PixelIntensityRelationship",
         ),
         Code.INVALID_PIXEL_VALUES: Info(
-            "the pixel values are constant, saturated or invalid, or the image is too large",
+            "the pixel values are constant, saturated, noise or invalid, or the image is too large",
             "export the image again",
             attribute="PixelData",
         ),
@@ -258,9 +262,32 @@ CODES: Mapping[Code, Info] = MappingProxyType(
             attribute="ImageLaterality",
         ),
         Code.WRONG_POLARITY: Info(
-            "air at the border comes out denser than the head: the polarity is wrong",
+            "air at the border comes out denser than the head, or the header contradicts itself "
+            "about polarity",
             "look at the image, then set whether high stored values are dense",
             attribute="PixelIntensityRelationshipSign",
+        ),
+        Code.HEADER_CONTRADICTS_PIXELS: Info(
+            "the header contradicts the pixel values",
+            "export the image again; if it stays so, have the vendor of the device correct the "
+            "attribute",
+            attribute="PixelData",
+        ),
+        Code.REPROJECTION_DISAGREES: Info(
+            "the reconstruction, projected back, does not agree with the radiograph",
+            "check view, orientation, polarity and distances of both radiographs, and that they "
+            "show one head",
+            attribute="PixelData",
+        ),
+        Code.NOT_A_SKULL_VIEW: Info(
+            "a kind of image that is never a plain view of the skull",
+            "leave it out; give a frontal and a lateral radiograph of the head",
+            attribute="Modality",
+        ),
+        Code.SLOT_SCAN: Info(
+            "a slot scan, which has not the perspective of a radiograph",
+            "give radiographs taken with a single exposure",
+            attribute="ManufacturerModelName",
         ),
         # input files and archives
         Code.ARCHIVE_UNREADABLE: Info(

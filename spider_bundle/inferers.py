@@ -18,7 +18,7 @@ from torch import nn
 
 from spider_bundle.coarse_to_fine import coarse_to_fine, halvings, padded
 from spider_bundle.dicom.dataset import REFUSED, StudyDataset
-from spider_bundle.errors import Code, line
+from spider_bundle.errors import Code, SpiderError, line, root_cause
 from spider_bundle.geometry import Grid
 from spider_bundle.intensity import denormalise_hu
 from spider_bundle.networks import SPIDER
@@ -86,7 +86,7 @@ class StudyIteration:
     image's meta, and the evaluator does not decollate.
 
     Args:
-        dataset: Where refusals are noted that came up when pixels were read.
+        dataset: Where refusals are noted that came up when pixels were read, or after the network.
         write_refusals: Writes ``refused``, all of them, again after each.
     """
 
@@ -107,22 +107,29 @@ class StudyIteration:
             engine: Its network, inferer and device are used; its batch keeps those items only.
             batch: Items, see :func:`predict`.
         """
-        items = [item for item in batch if REFUSED not in item]
+        done: list[tuple[Any, Any]] = []
         for item in batch:
             if REFUSED in item:
                 self._refuse(item[REFUSED])
-        engine.state.batch, engine.state.output = items, []
-        if not items:
-            return []
-        with engine.mode(engine.network):
-            engine.state.output = [
-                {"pred": predict(item, engine.network, engine.inferer, engine.state.device)}
-                for item in items
-            ]
-        engine.fire_event(IterationEvents.FORWARD_COMPLETED)
-        engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        output: list[dict[str, Any]] = engine.state.output
-        return output
+                continue
+            with engine.mode(engine.network):
+                pred = predict(item, engine.network, engine.inferer, engine.state.device)
+            engine.state.batch, engine.state.output = [item], [{"pred": pred}]
+            try:
+                engine.fire_event(IterationEvents.FORWARD_COMPLETED)
+                engine.fire_event(IterationEvents.MODEL_COMPLETED)  # the postprocessing
+            except Exception as error:
+                cause = root_cause(error)
+                if not isinstance(cause, SpiderError):
+                    raise
+                facts = [found.facts() for found in cause.findings]
+                key = item["image"].meta["study_key"]
+                self._refuse({"study_key": key, "findings": facts})
+            else:
+                done += zip(engine.state.batch, engine.state.output, strict=True)
+        engine.state.batch = [item for item, _ in done]
+        engine.state.output = [output for _, output in done]
+        return list(engine.state.output)
 
     def _refuse(self, refused: Mapping[str, Any]) -> None:
         if self.dataset is not None and self.write_refusals is not None:

@@ -18,11 +18,11 @@ import torch
 from monai.bundle import ConfigParser
 
 from spider_bundle.bundle import bundle_root
-from spider_bundle.dicom.overrides import PairOverrides
+from spider_bundle.dicom.overrides import ROLES, PairOverrides
 from spider_bundle.dicom.pair import FilmPair
 from spider_bundle.dicom.provenance import Provenance
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
-from spider_bundle.errors import root_cause
+from spider_bundle.errors import CODES, Code, SpiderError, finding, root_cause
 from spider_bundle.files import file_sha256
 from spider_bundle.geometry import Grid
 from spider_bundle.inferers import ct_and_labels, predict
@@ -84,6 +84,7 @@ class Result:
         device: str,
         weights_sha256: str | None,
         pixel_size: float,
+        minimum_agreement: float | None,
     ) -> Result:
         """Project the reconstruction back into its views and collect everything.
 
@@ -93,6 +94,11 @@ class Result:
             device: Device of the network.
             weights_sha256: Hash of the weights file; None for untrained weights.
             pixel_size: Pixel size of the network images at the isocentre, mm.
+            minimum_agreement: Least rank correlation of a radiograph with its reprojection; None
+                for a network that was not trained.
+
+        Raises:
+            SpiderError: E32, a reprojection does not agree: this is no head, or not these views.
         """
         start = time.perf_counter()
         meta = item["image"].meta
@@ -109,6 +115,17 @@ class Result:
             (image.shape[-2], image.shape[-1]),
         )[0].numpy()
         mask = torch.as_tensor(item["mask"]).cpu().numpy()
+        consistency = {
+            role: reprojection_consistency(image[view].numpy(), reprojection[view], mask[view])
+            for view, role in enumerate(ROLES)
+        }
+        disagreeing = [
+            finding(Code.REPROJECTION_DISAGREES, role, _disagreement(agreement["spearman"]))
+            for role, agreement in consistency.items()
+            if minimum_agreement is not None and not agreement["spearman"] >= minimum_agreement
+        ]
+        if disagreeing:
+            raise SpiderError([*provenance.findings, *disagreeing])
         timings = {"read": provenance.read_seconds}
         if "network_seconds" in meta:
             timings["reconstruct"] = meta["network_seconds"]
@@ -122,10 +139,7 @@ class Result:
             mask=mask,
             reprojection=reprojection,
             pixel_size=pixel_size,
-            consistency={
-                role: reprojection_consistency(image[view].numpy(), reprojection[view], mask[view])
-                for view, role in enumerate(("frontal", "lateral"))
-            },
+            consistency=consistency,
             provenance=provenance,
             device=device,
             weights_sha256=weights_sha256,
@@ -190,6 +204,7 @@ class Reconstructor:
         self.weights_sha256 = file_sha256(parsed("weights"))
         self.network.eval()
         self._inferer = parsed("inferer")
+        self._minimum_agreement: float | None = parsed("minimum_agreement")
         self._preprocessing = parsed("preprocessing").transforms
 
     @staticmethod
@@ -225,7 +240,11 @@ class Reconstructor:
         return item
 
     def run(self, item: Mapping[Hashable, Any]) -> Result:
-        """Reconstruct what :meth:`read` returned."""
+        """Reconstruct what :meth:`read` returned.
+
+        Raises:
+            SpiderError: E32, the reconstruction does not agree with the radiographs.
+        """
         prediction = predict(item, self.network, self._inferer, self.device)
         hu, labels = (part.cpu() for part in ct_and_labels(prediction))
         return Result.from_item(
@@ -233,7 +252,12 @@ class Reconstructor:
             device=str(self.device),
             weights_sha256=self.weights_sha256,
             pixel_size=self.pixel_size,
+            minimum_agreement=self._minimum_agreement,
         )
+
+
+def _disagreement(spearman: float) -> str:
+    return f"{CODES[Code.REPROJECTION_DISAGREES].condition}: a rank correlation of {spearman:.2f}"
 
 
 def inference_config(

@@ -28,7 +28,7 @@ import torch
 from spider_bundle.api import Reconstructor
 from spider_bundle.networks import SPIDER
 from tests.golden_studies import GOOD, RECIPES, REFUSED, STATED, study_uid, write_study_of
-from tests.tiny import TINY_NETWORK
+from tests.tiny import TINY_NETWORK, UNTRAINED
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = Path(__file__).parent / "data" / "golden.json"
@@ -46,6 +46,7 @@ def write_bundle(folder: Path) -> Path:
     config = json.loads(path.read_text(encoding="utf-8"))
     for name, value in TINY_NETWORK.items():
         config["network_def"][name.split("::")[1]] = value
+    config |= UNTRAINED
     path.write_text(json.dumps(config), encoding="utf-8")
     arguments = {name.split("::")[1]: value for name, value in TINY_NETWORK.items()}
     network = SPIDER(**arguments)

@@ -13,4 +13,6 @@ TINY_NETWORK: dict[str, Any] = {
     "network_def::grid_spacing": 8.0,
     "network_def::grid_shape": [32, 32, 32],
 }
+UNTRAINED = {"minimum_agreement": None}
+"""What is stated at inference for a network that has learnt nothing."""
 PHANTOMS = [{"case": f"phantom_{seed}", "phantom": seed} for seed in (1, 2)]

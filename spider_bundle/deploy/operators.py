@@ -6,6 +6,7 @@ is no stock writer of CT series. These operators pass the volumes on as they are
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from typing import Any
 from monai.deploy.core import Operator, OperatorSpec
 
 from spider_bundle.dicom.dataset import StudyDataset
+from spider_bundle.errors import SpiderError
 from spider_bundle.outputs.study import write_refusals, write_study
 from spider_bundle.reconstructor import Reconstructor, Result
+
+_log = logging.getLogger(__name__)
 
 FORMATS = frozenset({"dicom"})
 STUDIES = "studies"
@@ -115,10 +119,18 @@ class ReconstructionOperator(Operator):
         spec.output(RESULTS)
 
     def compute(self, op_input: Any, op_output: Any, context: Any) -> None:
-        """Reconstruct every study."""
+        """Reconstruct every study; one that does not agree with its radiographs is refused."""
         loaded = op_input.receive(STUDIES)
-        results = [self.reconstructor.run(item) for item in loaded.items]
-        op_output.emit(ReconstructedStudies(results, loaded.refused), RESULTS)
+        results: list[Result] = []
+        refused = list(loaded.refused)
+        for item in loaded.items:
+            try:
+                results.append(self.reconstructor.run(item))
+            except SpiderError as error:
+                key, facts = item["image"].meta["study_key"], [f.facts() for f in error.findings]
+                refused.append({"study_key": key, "findings": facts})
+                _log.error("study %s refused: %s", key, error)
+        op_output.emit(ReconstructedStudies(results, refused), RESULTS)
 
 
 class DicomWriterOperator(Operator):

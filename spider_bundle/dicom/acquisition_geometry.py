@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from spider_bundle.dicom.film import Film
+from spider_bundle.dicom.header import EMPTY
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.provenance import OVERRIDE, ProvenancedValue, provenanced_value
 from spider_bundle.dicom.view import ViewInfo, orientation_letters
@@ -22,8 +23,12 @@ MINIMUM_SDD, MAXIMUM_SDD = 500.0, 4500.0
 MINIMUM_PITCH, MAXIMUM_PITCH, ANISOTROPY = 0.01, 2.0, 0.01
 #: Relative difference of PixelSpacing from ImagerPixelSpacing that is passed over.
 SPACING_DIFFERENCE = 0.01
-#: Largest accepted SDD / SOD.
-MAXIMUM_MAGNIFICATION = 20.0
+#: Accepted edges of the image at the detector, mm.
+MINIMUM_FIELD, MAXIMUM_FIELD = 80.0, 1300.0
+#: Half a small head along the beam, mm: it must fit between isocentre and detector.
+HALF_HEAD_FRONTAL, HALF_HEAD_LATERAL = 75.0, 60.0
+#: Least distance from source to skin, mm, as for surgical fluoroscopy (21 CFR 1020.32(g)).
+SOURCE_TO_SKIN = 200.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class _Derivation:
         letters = self._orientation(position)
         pitch = self._pitch()
         sdd = self._sdd()
-        sod = self._sod(sdd)
+        sod = self._sod(sdd, position)
         if position is None or letters is None or pitch is None or sdd is None or sod is None:
             return None
         return isocentric_view(
@@ -122,7 +127,7 @@ class _Derivation:
         if self.overrides.pitch is not None:
             values, source = (self.overrides.pitch, self.overrides.pitch), OVERRIDE
         elif len(values) != 2:
-            message = "ImagerPixelSpacing is missing"
+            message = self._absence(source)
             if len(pixel) == 2 and pixel[0] > 0:
                 # PixelSpacing may be corrected for magnification, so it cannot stand in.
                 message += f"; PixelSpacing is {pixel[0]:g} mm, at the detector or not"
@@ -137,6 +142,14 @@ class _Derivation:
             message = f"pixels are not square: {row:g} x {column:g} mm"
             self._find(Code.INVALID_PIXEL_PITCH, message)
             return None
+        height, width = row * self.film.rows, column * self.film.columns
+        if min(height, width) < MINIMUM_FIELD or max(height, width) > MAXIMUM_FIELD:
+            message = (
+                f"an image of {height:.0f} x {width:.0f} mm at the detector; its edges must be "
+                f"{MINIMUM_FIELD:g} to {MAXIMUM_FIELD:g} mm"
+            )
+            self._find(Code.INVALID_PIXEL_PITCH, message)
+            return None
         if len(pixel) == 2 and pixel[0] > 0 and abs(pixel[0] - row) > SPACING_DIFFERENCE * row:
             kind = self.film.calibration
             kind = kind.lower() if kind in ("GEOMETRY", "FIDUCIAL") else "not stated"
@@ -146,12 +159,12 @@ class _Derivation:
 
     def _sdd(self) -> float | None:
         """Return the distance from source to detector, mm (E11)."""
-        given = self.overrides.sdd
-        sdd = self.film.sdd if given is None else given
-        if not sdd:
-            self._find(Code.INVALID_SDD, "DistanceSourceToDetector is missing")
+        source = "DistanceSourceToDetector" if self.overrides.sdd is None else OVERRIDE
+        sdd = self.film.sdd if self.overrides.sdd is None else self.overrides.sdd
+        if sdd is None or (source != OVERRIDE and source in self.film.faults):
+            self._find(Code.INVALID_SDD, self._absence("DistanceSourceToDetector"))
             return None
-        self._note("sdd", sdd, "DistanceSourceToDetector" if given is None else OVERRIDE)
+        self._note("sdd", sdd, source)
         if not MINIMUM_SDD <= sdd <= MAXIMUM_SDD:
             message = (
                 f"a source to detector distance of {sdd:g} mm is outside "
@@ -161,30 +174,56 @@ class _Derivation:
             return None
         return sdd
 
-    def _sod(self, sdd: float | None) -> float | None:
+    def _absence(self, keyword: str) -> str:
+        """Return in words that there is no number to be had from an attribute."""
+        return f"{keyword} {self.film.faults.get(keyword, 'is missing')}"
+
+    def _sod(self, sdd: float | None, position: ViewPosition | None) -> float | None:
         """Return the distance from source to isocentre, mm (E14).
 
         DX DistanceSourceToPatient is the distance to the table or bucky face and never used.
         """
-        film, magnification = self.film, self.film.magnification
-        for sod, source in (
-            (self.overrides.sod, OVERRIDE),
-            (film.source_to_isocentre, "DistanceSourceToIsocenter"),
-            (None if film.kind == "DX" else film.source_to_patient, "DistanceSourceToPatient"),
-            (
-                sdd / magnification if sdd and magnification and magnification > 1 else None,
-                "EstimatedRadiographicMagnificationFactor",
-            ),
-        ):
-            if not sod:
-                continue
-            self._note("sod", sod, source)
-            if sdd is not None and not sdd / MAXIMUM_MAGNIFICATION <= sod < sdd:
-                least = sdd / MAXIMUM_MAGNIFICATION
-                message = f"source to isocentre {sod:g} mm is not between {least:g} and {sdd:g} mm"
-                self._find(Code.MISSING_SOD, message, source)
-                return None
-            return sod
-        message = "no attribute gives the source to isocentre distance"
-        self._find(Code.MISSING_SOD, message)
-        return None
+        film = self.film
+        factor = "EstimatedRadiographicMagnificationFactor"
+        sources = {
+            OVERRIDE: self.overrides.sod,
+            "DistanceSourceToIsocenter": film.source_to_isocentre,
+            "DistanceSourceToPatient": film.source_to_patient,
+            factor: film.magnification,
+        }
+        if film.kind == "DX":
+            del sources["DistanceSourceToPatient"]
+        # A device that does not know a distance writes 0.
+        source = next((name for name, value in sources.items() if value), None)
+        faulty = next((n for n in sources if film.faults.get(n, EMPTY) != EMPTY), None)
+        if faulty is not None and source != OVERRIDE:
+            self._find(Code.MISSING_SOD, self._absence(faulty), faulty)
+            return None
+        value = sources[source] if source else None
+        if source is None or value is None:
+            message = "no attribute gives the source to isocentre distance"
+            stated = [f"{name} is 0" for name, value in sources.items() if value == 0]
+            stated += [self._absence(name) for name in sources if name in film.faults]
+            self._find(Code.MISSING_SOD, ": ".join([message, *stated[:1]]))
+            return None
+        if source == factor and (sdd is None or value <= 1):
+            message = (
+                f"a magnification of {value:g}, where more than 1 is possible"
+                if value <= 1
+                else "a magnification is of no use without the source to detector distance"
+            )
+            self._find(Code.MISSING_SOD, message, factor if value <= 1 else None)
+            return None
+        sod = sdd / value if source == factor and sdd is not None else value
+        self._note("sod", sod, source)
+        lateral = position is not None and not position.is_frontal
+        half = HALF_HEAD_LATERAL if lateral else HALF_HEAD_FRONTAL
+        if sod < SOURCE_TO_SKIN + half or (sdd is not None and sod > sdd - half):
+            between = "" if sdd is None else f" and {sdd - half:g}"
+            message = (
+                f"source to isocentre {sod:.4g} mm is not between {SOURCE_TO_SKIN + half:g}"
+                f"{between} mm, so the head does not fit before the detector or behind the source"
+            )
+            self._find(Code.MISSING_SOD, message, None if source == OVERRIDE else source)
+            return None
+        return sod

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from spider_bundle.dicom.field import Image, percentile
 from spider_bundle.dicom.film import Film
-from spider_bundle.dicom.header import SECONDARY_CAPTURE
+from spider_bundle.dicom.header import EMPTY, SECONDARY_CAPTURE
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.pixels import PixelData
 from spider_bundle.dicom.view import wrapped
@@ -24,12 +24,22 @@ CUT_EDGE = 0.2
 #: percentiles 1 and 99; number of dense sides that contradict the polarity.
 STRIP, AIR_LEVEL, AIR_SPREAD, CONTRADICTING_SIDES = 0.05, 0.2, 0.08, 2
 
+#: Modalities of plain radiographs (DICOM C.7.3.1.1.1, DR and XR being common errors); further
+#: ones of secondary captures.
+_MODALITIES = ("CR", "DX", "RG", "XA", "RF", "DR", "XR", "unknown")
+_CAPTURED = ("OT", "SC", "XC", "ES")
+_NO_SKULL_VIEWS = {"PX": "a panoramic image", "IO": "an intraoral image", "MG": "a mammogram"}
+#: Positioners (PositionerType) that take no plain view of a skull.
+_POSITIONERS = {"PANORAMIC": _NO_SKULL_VIEWS["PX"], "MAMMOGRAPHIC": _NO_SKULL_VIEWS["MG"]}
+#: Words in the manufacturer and the model of slot scanners.
+_SLOT_SCANNERS = ("EOS IMAGING", "EOS SYSTEM", "EOSEDGE", "STERNEOS", "LODOX", "STATSCAN")
+
 _HEAD_PARTS = ("HEAD", "SKULL")
 _HEAD_CODES = ("89546000", "T-11100", "69536005", "T-D1100")
 
 
 def refusal(film: Film, overrides: Overrides, role: str) -> Finding | None:
-    """Return why a film is not looked at any further: E01, E04 or E16; None if it is.
+    """Return why a film is not looked at any further: E01, E04, E16, E33 or E34; None if it is.
 
     Args:
         film: Any.
@@ -42,8 +52,13 @@ def refusal(film: Film, overrides: Overrides, role: str) -> Finding | None:
     if film.kind == SECONDARY_CAPTURE and not overrides.allow_secondary_capture:
         message = "a secondary capture: geometry and pixel values are not those of a radiograph"
         return finding(Code.NOT_A_RADIOGRAPH, role, message)
+    if found := _kind_finding(film, role):
+        return found
     if message := _size_message(film):
         return finding(Code.INVALID_PIXEL_VALUES, role, message, attribute="Rows")
+    if fault := film.faults.get("NumberOfFrames"):
+        message = f"NumberOfFrames {fault}"
+        return finding(Code.MULTIFRAME_OR_SUBTRACTED, role, message)
     frame = overrides.frame
     if frame is None and film.frames > 1:
         message = f"{film.frames} frames and none chosen"
@@ -51,6 +66,25 @@ def refusal(film: Film, overrides: Overrides, role: str) -> Finding | None:
     if frame is not None and not 0 <= frame < film.frames:
         message = f"frame {frame} does not exist; there are {film.frames}"
         return finding(Code.MULTIFRAME_OR_SUBTRACTED, role, message)
+    return None
+
+
+def _kind_finding(film: Film, role: str) -> Finding | None:
+    """Return E33 or E34 for a film whose device takes no plain views of a head."""
+    known = _MODALITIES + (_CAPTURED if film.kind == SECONDARY_CAPTURE else ())
+    if film.modality not in known:
+        what = _NO_SKULL_VIEWS.get(film.modality, "no plain radiograph")
+        message = f"{what} (modality {film.modality})"
+        return finding(Code.NOT_A_SKULL_VIEW, role, message)
+    if film.positioner in _POSITIONERS:
+        message = f"{_POSITIONERS[film.positioner]} (positioner {film.positioner.lower()})"
+        return finding(Code.NOT_A_SKULL_VIEW, role, message, attribute="PositionerType")
+    device = " ".join(film.equipment[k] for k in ("Manufacturer", "ManufacturerModelName"))
+    if any(word in device for word in _SLOT_SCANNERS):
+        return finding(Code.SLOT_SCAN, role)
+    if "LOCALIZER" in film.image_type:
+        message = "a CT localiser: a slot scan, which has not the perspective of a radiograph"
+        return finding(Code.SLOT_SCAN, role, message, attribute="ImageType")
     return None
 
 
@@ -99,8 +133,10 @@ def acquisition_findings(film: Film, role: str) -> list[Finding]:
         said = "says that text is" if film.burned_in == "YES" else "does not exclude that text is"
         message = f"the file {said} burned into the image"
         found.append(finding(Code.BURNED_IN_TEXT, role, message))
-    if wrapped(film.field_of_view_rotation) != 0.0 or film.is_flipped:
-        found.append(finding(Code.FIELD_OF_VIEW_TRANSFORMED, role))
+    fault = film.faults.get("FieldOfViewRotation", EMPTY)
+    if wrapped(film.field_of_view_rotation) != 0.0 or film.is_flipped or fault != EMPTY:
+        message = f"FieldOfViewRotation {fault}" if fault != EMPTY else ""
+        found.append(finding(Code.FIELD_OF_VIEW_TRANSFORMED, role, message))
     if not (set(film.body_parts) & set(_HEAD_PARTS) or set(film.regions) & set(_HEAD_CODES)):
         found.append(finding(Code.BODY_PART_NOT_HEAD, role))
     if film.has_lossy_flag:
@@ -112,19 +148,22 @@ _SIDES = ("top", "bottom", "left", "right")
 
 
 def border_findings(
-    data: PixelData, view: View | None, role: str, overrides: Overrides
+    data: PixelData, film: Film, view: View | None, role: str, overrides: Overrides
 ) -> list[Finding]:
     """Check polarity at the border (E24) and what the field cuts (E18).
 
-    Air beside the head must come out transparent. With no air at any border nothing can be said.
+    Air beside the head must come out transparent. With no air at any border only the header can
+    speak, and must not contradict itself. Raw images and fluoroscopy may well show bones black.
 
     Args:
         data: The decoded radiograph.
+        film: Its header.
         view: Its view, if known.
         role: Role for findings.
         overrides: An override of the polarity turns a contradiction into a warning.
     """
     found = []
+    is_displayed = film.kind in ("CR", "DX", SECONDARY_CAPTURE) and not film.for_processing
     strips = _border_strips(data)
     air = {side: _air(strips[side]) for side in _SIDES}
     transparent = [side for side in _SIDES if air[side] == "transparent"]
@@ -133,9 +172,23 @@ def border_findings(
         message = f"the densest values lie along the {' and '.join(dense)} border"
         severity = None if overrides.dense_is_high is None else Severity.WARNING
         found.append(finding(Code.WRONG_POLARITY, role, message, severity=severity))
-    elif not transparent and data.conventions_disagree:
-        message = "the sign of the pixel intensity would show bones black, and no air can decide"
-        found.append(finding(Code.WRONG_POLARITY, role, message, severity=Severity.WARNING))
+    elif data.contradicting and (is_displayed or not transparent):
+        names = " and ".join(data.contradicting)
+        source = data.provenance["polarity"].attribute
+        message = f"{source} and {names} contradict each other about what is dense"
+        message += ", and no air can decide" if not transparent else "; the air bears out the first"
+        # The sign is made for this; how an image is displayed only tells by convention.
+        is_open = source in ("PhotometricInterpretation", "PresentationLUTShape")
+        severity = None if is_open and not transparent else Severity.WARNING
+        found.append(
+            finding(
+                Code.WRONG_POLARITY,
+                role,
+                message,
+                severity=severity,
+                attribute=data.contradicting[0],
+            )
+        )
     if view is None:
         return found
     radius = ISOCENTRE_RADIUS * view.magnification

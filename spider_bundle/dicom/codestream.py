@@ -25,8 +25,11 @@ _MINIMUM_TILE = 32
 
 def check_codestream(
     frame: bytes, syntax: str, rows: int, columns: int, bits_allocated: int
-) -> None:
+) -> int:
     """Refuse a frame whose codestream is not of the size that the attributes declare.
+
+    Returns:
+        Bits of a sample; 0 where the codestream does not say so.
 
     Args:
         frame: Encoded frame.
@@ -43,22 +46,24 @@ def check_codestream(
         if len(frame) > _RLE_GROWTH * image + _RLE_HEADERS:
             raise ValueError("more run-length data than the image can need")
     elif syntax in _JPEG_2000:
-        _check(_jpeg_2000_size(frame), rows, columns)
+        return _checked(_jpeg_2000_size(frame), rows, columns)
     elif syntax in _JPEG:
-        _check(_jpeg_size(frame), rows, columns)
+        return _checked(_jpeg_size(frame), rows, columns)
+    return 0
 
 
-def _check(size: tuple[int, int, int] | None, rows: int, columns: int) -> None:
+def _checked(size: tuple[int, int, int, int] | None, rows: int, columns: int) -> int:
     if size is None:
         raise ValueError("the codestream does not declare a size")
-    if size != (rows, columns, 1):
+    if size[:3] != (rows, columns, 1):
         raise ValueError("the codestream has another size than the attributes declare")
+    return size[3]
 
 
-def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and components of the SIZ segment; None if there is none that is sound."""
+def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int, int] | None:
+    """Rows, columns, components and bits of the SIZ segment; None if none is sound."""
     at = frame.find(_SIZ)
-    if at < 0 or len(frame) < at + 42:
+    if at < 0 or len(frame) < at + 43:
         return None
     right, bottom, left, top, tile_width, tile_height, tile_left, tile_top, components = (
         struct.unpack_from(">8IH", frame, at + 8)
@@ -71,11 +76,11 @@ def _jpeg_2000_size(frame: bytes) -> tuple[int, int, int] | None:
     least = min(_MINIMUM_TILE, right - left, bottom - top)
     if min(tile_width, tile_height) < least:
         return None
-    return bottom - top, right - left, components
+    return bottom - top, right - left, components, (frame[at + 42] & 0x7F) + 1
 
 
-def _jpeg_size(frame: bytes) -> tuple[int, int, int] | None:
-    """Rows, columns and components of the only frame header before the first scan."""
+def _jpeg_size(frame: bytes) -> tuple[int, int, int, int] | None:
+    """Rows, columns, components and bits of the only frame header before the first scan."""
     size = None
     at = 2 if frame[:2] == b"\xff\xd8" else len(frame)
     while at + 4 <= len(frame) and frame[at] == 0xFF:
@@ -88,6 +93,6 @@ def _jpeg_size(frame: bytes) -> tuple[int, int, int] | None:
         if marker in _START_OF_FRAME:
             if size is not None or at + 10 > len(frame):
                 return None
-            size = struct.unpack_from(">HHB", frame, at + 5)
+            size = (*struct.unpack_from(">HHB", frame, at + 5), frame[at + 4])
         at += 2 + int.from_bytes(frame[at + 2 : at + 4], "big")
     return size

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from spider_bundle.dicom.decode import StoredPixels, padding
 from spider_bundle.dicom.header import Header
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.errors import Code, Finding, finding
@@ -32,20 +33,24 @@ _MAXIMUM_COORDINATE = 1e6
 
 
 def declared_field(
-    header: Header, stored: npt.NDArray[np.int64], overrides: Overrides, role: str
+    header: Header, stored: StoredPixels, overrides: Overrides, role: str
 ) -> tuple[Mask, list[Finding]]:
     """Return the field that shutter, collimator, padding and mask boxes leave, and E18.
 
     Args:
         header: Look-up for the frame.
-        stored: Stored values, shape ``(rows, columns)``.
+        stored: Stored values.
         overrides: Its mask boxes.
         role: Role for findings.
+
+    Raises:
+        SpiderError: E31, the padding is malformed.
     """
-    field = np.ones(stored.shape, dtype=np.bool_)
+    shape = stored.values.shape
+    field = np.ones(shape, dtype=np.bool_)
     found = []
     for device in ("Shutter", "Collimator"):
-        inside = _device_field(header, device, stored.shape)
+        inside = _device_field(header, device, shape)
         if inside.mean() < MINIMUM_FIELD:
             # Some systems write millimetres about the middle in place of pixels.
             message = f"the declared {device.lower()} leaves no plausible field and is ignored"
@@ -53,11 +58,9 @@ def declared_field(
             found.append(finding(Code.FIELD_CUTS_HEAD, role, message, attribute=attribute))
         else:
             field &= inside
-    padding = header.number("PixelPaddingValue")
-    if padding is not None:
-        limit = header.number("PixelPaddingRangeLimit")
-        low, high = sorted((padding, padding if limit is None else limit))
-        field &= (stored < low) | (stored > high)
+    limits = padding(header, role)
+    if limits is not None:
+        field &= ~stored.between(*limits)
     for top, left, bottom, right in overrides.mask_boxes:
         field[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = False
     return field, found

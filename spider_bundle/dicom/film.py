@@ -2,7 +2,7 @@
 
 A :class:`Film` holds plain validated values and neither a pydicom object nor pixels, so it can be
 judged, grouped and paired by pure functions and may cross to another process. A value that is
-malformed counts as absent here, and the checks further on name what is missing.
+malformed counts as absent here; :attr:`Film.faults` holds how it reads.
 """
 
 from __future__ import annotations
@@ -42,6 +42,19 @@ EQUIPMENT = (
     "DetectorManufacturerModelName",
 )
 """Equipment attributes of a film; none of them identifies a patient."""
+
+_NUMBERS = {
+    **dict.fromkeys(("ImagerPixelSpacing", "PixelSpacing"), 2),
+    **dict.fromkeys(
+        (
+            *("DistanceSourceToDetector", "DistanceSourceToIsocenter", "DistanceSourceToPatient"),
+            *("EstimatedRadiographicMagnificationFactor", "FieldOfViewRotation", "NumberOfFrames"),
+            *("PositionerPrimaryAngle", "PositionerSecondaryAngle"),
+        ),
+        1,
+    ),
+}
+"""Numbers of a film's geometry, and how many there must be."""
 
 #: Clocks of two mounts of one file system differ by less, nanoseconds.
 _CLOCK_NS = 1_000_000
@@ -104,6 +117,7 @@ class Film:
         columns: Columns.
         samples_per_pixel: SamplesPerPixel.
         bits_allocated: BitsAllocated.
+        positioner: PositionerType.
         photometric: PhotometricInterpretation.
         image_type: ImageType.
         derivations: Code values of DerivationCodeSequence.
@@ -130,6 +144,7 @@ class Film:
         source_to_isocentre: DistanceSourceToIsocenter.
         source_to_patient: DistanceSourceToPatient.
         magnification: EstimatedRadiographicMagnificationFactor.
+        faults: What is wrong with attributes of :data:`_NUMBERS` that are present.
         others: The film with the values of the other frames that were asked for, by their index.
     """
 
@@ -148,6 +163,7 @@ class Film:
     columns: int
     samples_per_pixel: float
     bits_allocated: float
+    positioner: str
     photometric: str
     image_type: tuple[str, ...]
     derivations: tuple[str, ...]
@@ -174,6 +190,7 @@ class Film:
     source_to_isocentre: float | None
     source_to_patient: float | None
     magnification: float | None
+    faults: Mapping[str, str]
     others: Mapping[int, Film] = field(default_factory=dict)
 
     @property
@@ -255,6 +272,7 @@ def _film(
         columns=int(number("Columns") or 0),
         samples_per_pixel=number("SamplesPerPixel") or 0.0,
         bits_allocated=number("BitsAllocated") or 0.0,
+        positioner=text("PositionerType"),
         photometric=text("PhotometricInterpretation"),
         image_type=texts("ImageType"),
         derivations=tuple(value for value, _, _ in header.codes("DerivationCodeSequence")),
@@ -272,7 +290,7 @@ def _film(
         laterality=header.laterality,
         view_codes=tuple((value, scheme) for value, scheme, _ in header.codes("ViewCodeSequence")),
         view_modifiers=tuple(meaning for _, _, meaning in modifiers),
-        has_eponym=bool(header.items("ProjectionEponymousNameCodeSequence")),
+        has_eponym=any(map(any, header.codes("ProjectionEponymousNameCodeSequence"))),
         view_position=text("ViewPosition"),
         orientation=texts("PatientOrientation"),
         angles=_positioner_angles(header, SOP_CLASSES.get(sop_class, "")),
@@ -283,6 +301,11 @@ def _film(
         source_to_isocentre=number("DistanceSourceToIsocenter"),
         source_to_patient=number("DistanceSourceToPatient"),
         magnification=number("EstimatedRadiographicMagnificationFactor"),
+        faults={
+            keyword: fault
+            for keyword, count in _NUMBERS.items()
+            if (fault := header.fault(keyword, count))
+        },
     )
 
 

@@ -10,6 +10,8 @@ import io
 import math
 import os
 import re
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -49,6 +51,14 @@ _PIXEL_ATTRIBUTES = frozenset(
         *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     }
 )
+#: Attributes of VR US or SS that files also hold as mere bytes.
+_BINARY_NUMBERS = frozenset({"PixelPaddingValue", "PixelPaddingRangeLimit", "LUTDescriptor"})
+#: What :meth:`Header.fault` says of an attribute without a value.
+EMPTY = "is empty"
+#: Malformed numbers that messages quote, and their greatest length: no text, date or identifier.
+_NUMBER = r"[-+]?\d{0,6}([.,]\d{0,8})?(e[-+]?\d{1,3})?( ?(mm|cm|m|deg))?"
+_NUMBER_LIKE = re.compile(rf"{_NUMBER}(\\{_NUMBER}){{0,2}}|[-+]?(nan|inf|infinity)", re.IGNORECASE)
+_LONGEST_SHOWN = 32
 #: Reads of a file before it is given up. An element takes two or three and a kilobyte of memory, so
 #: a large file of nothing but tiny elements would fill the memory.
 MAXIMUM_READS = 500_000
@@ -248,6 +258,9 @@ class Header:
 
     def numbers(self, keyword: str) -> tuple[float, ...]:
         """Return all values as finite numbers; none if any of them is not one."""
+        value = self.value(keyword)
+        if isinstance(value, bytes) and keyword in _BINARY_NUMBERS and len(value) % 2 == 0:
+            return tuple(map(float, struct.unpack(f"<{len(value) // 2}H", value)))
         try:
             values = tuple(float(text) for text in self.texts(keyword))
         except ValueError:
@@ -257,6 +270,42 @@ class Header:
     def number(self, keyword: str) -> float | None:
         """Return the first value as a finite number, None if it is not one."""
         return next(iter(self.numbers(keyword)), None)
+
+    def fault(self, keyword: str, count: int = 1) -> str:
+        """Return what is wrong with numbers that are present: how they read; empty if nothing is.
+
+        Args:
+            keyword: An attribute that has nothing to do with a person.
+            count: How many numbers it must have.
+        """
+        tag = tag_for_keyword(keyword)
+        place = next((place for place in self._places if tag is not None and tag in place), None)
+        if place is None or tag is None or len(self.numbers(keyword)) == count:
+            return ""
+        value = getattr(place.get_item(tag), "value", None)
+        if value is None or isinstance(value, pydicom.Sequence):
+            return EMPTY if value is None else "is malformed"
+        if isinstance(value, pydicom.multival.MultiValue):
+            value = "\\".join(map(str, value))
+        text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+        text = text.strip(" \0")
+        if not text:
+            return EMPTY
+        shown = len(text) <= _LONGEST_SHOWN and _NUMBER_LIKE.fullmatch(text)
+        return f"is malformed: {text}" if shown else "is malformed"
+
+    def sound_numbers(self, keywords: Sequence[str], role: str) -> tuple[float | None, ...]:
+        """Return single numbers, None where one is absent or empty.
+
+        Raises:
+            SpiderError: E31, one is malformed.
+        """
+        for keyword in keywords:
+            fault = self.fault(keyword)
+            if fault not in ("", EMPTY):
+                code, message = Code.HEADER_CONTRADICTS_PIXELS, f"{keyword} {fault}"
+                raise SpiderError(code, message, role=role, attribute=keyword)
+        return tuple(map(self.number, keywords))
 
     def items(self, keyword: str) -> list[pydicom.Dataset]:
         """Return the items of a sequence, none if absent."""

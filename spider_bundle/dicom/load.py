@@ -186,7 +186,7 @@ def load_radiograph(side: PairedFilm) -> Radiograph:
             found += error.findings
         else:
             found += data.findings
-            found += border_findings(data, side.geometry.view, role, overrides)
+            found += border_findings(data, film, side.geometry.view, role, overrides)
     if any(map(_is_error, found)):
         raise SpiderError(found)
     # Without an error finding all three are known; the assertions are for the type checker.

@@ -9,17 +9,15 @@ not fit would saturate the image, so they are not applied.
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.uid import UID
 
-from spider_bundle.dicom.codestream import check_codestream
+from spider_bundle.dicom.decode import StoredPixels, contradiction, stored_pixels
 from spider_bundle.dicom.field import (
     Image,
     Mask,
@@ -30,11 +28,11 @@ from spider_bundle.dicom.field import (
     without_constant_margins,
 )
 from spider_bundle.dicom.film import Film
-from spider_bundle.dicom.header import Header, transfer_syntax
+from spider_bundle.dicom.header import Header
+from spider_bundle.dicom.likeness import check_likeness
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.provenance import OVERRIDE, ProvenancedValue, provenanced_value
 from spider_bundle.errors import Code, Finding, SpiderError, finding
-from spider_bundle.logs import silent_pydicom
 
 LINE_INTEGRAL = "line integral"
 TONE = "tone"
@@ -46,44 +44,11 @@ DIRECT_EXPOSURE_PERCENTILE = 99.5
 _BACKGROUND_PERCENTILE = 100.0 - DIRECT_EXPOSURE_PERCENTILE
 #: Fewest distinct values of an image, and largest share of pixels at its two extremes.
 MINIMUM_DISTINCT_VALUES, MAXIMUM_SATURATED = 16, 0.9
+#: Largest share of negative intensities, and least line integral of the densest part of a head,
+#: which may fill the field.
+MAXIMUM_NEGATIVE, MINIMUM_INTEGRAL = 0.01, 0.3
 #: Largest value after the modality step; float32 must hold sums and differences too.
 _MAXIMUM_VALUE = 1e30
-
-_DECODER_ATTRIBUTES = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "PixelRepresentation",
-    "PixelData",
-    "ExtendedOffsetTable",
-    "ExtendedOffsetTableLengths",
-)
-_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
-_SURE_PLUGINS = {
-    **dict.fromkeys(
-        ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"),
-        ("pylibjpeg", ("pylibjpeg", "openjpeg")),
-    ),
-    **dict.fromkeys(
-        ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), ("pyjpegls", ("jpeg_ls",))
-    ),
-}
-"""Plugins and their modules for JPEG 2000 and JPEG-LS.
-
-GDCM, pydicom's first choice, ends the process on some damaged codestreams of these.
-"""
-_NAMES_IN_PYDICOM_2 = {"pyjpegls": "jpeg_ls"}
-_CODECS = {
-    "jpeg 2000": (("gdcm", "openjpeg"), "python-gdcm or pylibjpeg with pylibjpeg-openjpeg"),
-    "high-throughput": (("openjpeg",), "pylibjpeg with pylibjpeg-openjpeg"),
-    "jpeg-ls": (("gdcm", "jpeg_ls"), "python-gdcm or pyjpegls"),
-    "jpeg": (("gdcm",), "python-gdcm"),
-}
 
 
 @dataclass(frozen=True)
@@ -96,7 +61,7 @@ class PixelData:
         quantity: :data:`LINE_INTEGRAL` or :data:`TONE`.
         provenance: Sources of quantity and polarity.
         findings: What was found.
-        conventions_disagree: Whether the polarity is not that of bones shown white.
+        contradicting: Attributes that say the opposite of the polarity taken.
     """
 
     pixels: Image
@@ -104,7 +69,7 @@ class PixelData:
     quantity: str
     provenance: Mapping[str, ProvenancedValue]
     findings: tuple[Finding, ...]
-    conventions_disagree: bool
+    contradicting: tuple[str, ...]
 
 
 def load_pixels(dataset: pydicom.Dataset, film: Film, overrides: Overrides, role: str) -> PixelData:
@@ -117,201 +82,162 @@ def load_pixels(dataset: pydicom.Dataset, film: Film, overrides: Overrides, role
         role: Role for findings.
 
     Raises:
-        SpiderError: E02 if it cannot be decoded, E16 if the values are no image.
+        SpiderError: E02 if it cannot be decoded, E16 if the values are no image, E31 if the header
+            contradicts them.
     """
     header = Header(dataset, film.frame)
-    stored = _stored_values(dataset, header, role)
+    stored = stored_pixels(dataset, header, role)
     field, found = declared_field(header, stored, overrides, role)
-    values, decreasing = _modality_values(film, header, stored)
+    values, decreasing = _modality_values(film, header, stored, role)
     if not np.abs(values).max() < _MAXIMUM_VALUE:
         message = "the modality step leaves the range of numbers"
         raise _invalid(role, message, "RescaleSlope")
-    dense_high, source = _polarity(film, header, overrides, decreasing)
+    dense_high, source, contradicting = _polarity(film, header, overrides, stored, decreasing, role)
     shown = f"high values {'dense' if dense_high else 'transparent'}"
     attenuation = values if dense_high else -values
     mask = without_blades(attenuation, without_constant_margins(attenuation, field))
-    _check_values(stored, values, mask, role)
-    pixels, quantity, why = _line_integrals(film, header, values, attenuation, mask, overrides)
+    _check_values(stored.values, values, mask, role)
+    check_likeness(stored, role)
+    pixels, quantity, why = _line_integrals(
+        film, header, values, attenuation, mask, overrides, stored, role
+    )
     if not header.text("PixelIntensityRelationship"):
         found.append(finding(Code.UNKNOWN_INTENSITY_RELATIONSHIP, role))
-    white_high = header.text("PhotometricInterpretation") != "MONOCHROME1"
-    disagree = source != OVERRIDE and dense_high != white_high
     provenance = {
         "quantity": provenanced_value("quantity", quantity, why),
         "polarity": provenanced_value("polarity", shown, source),
     }
-    return PixelData(pixels, mask, quantity, provenance, tuple(found), disagree)
-
-
-def _stored_values(dataset: pydicom.Dataset, header: Header, role: str) -> npt.NDArray[np.int64]:
-    """Decode the frame and keep the stored bits only, shape ``(rows, columns)``."""
-    try:
-        with silent_pydicom():
-            array = np.asarray(_decode(dataset, header.frame, header.frames))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the panic of a decoder written in Rust is no Exception
-        message = _decoding_message(dataset, error)
-        raise SpiderError(Code.UNDECODABLE_PIXEL_DATA, message, role=role) from None
-    if array.shape != (int(header.number("Rows") or 0), int(header.number("Columns") or 0)):
-        message = "the pixel data do not have the declared size"
-        raise SpiderError(Code.UNDECODABLE_PIXEL_DATA, message, role=role, attribute="Rows")
-    if not np.issubdtype(array.dtype, np.integer):
-        message = "the pixel data are not integers"
-        raise _invalid(role, message)
-    bits = int(header.number("BitsStored") or 8 * array.itemsize)
-    if bits < 1:
-        message = f"{bits} bits stored"
-        raise _invalid(role, message, "BitsStored")
-    if not np.issubdtype(array.dtype, np.signedinteger) and bits < 8 * array.itemsize:
-        # Old files keep overlays in the unused high bits.
-        high = header.number("HighBit")
-        top = 8 * array.itemsize - 1
-        shift = int(high) + 1 - bits if high is not None and bits <= high + 1 <= top + 1 else 0
-        array = (array >> shift) & ((1 << bits) - 1)
-    return array
-
-
-def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np.generic]:
-    """Return the frame's array with pydicom 2.4 or 3."""
-    for keyword in _DECODER_ATTRIBUTES:
-        # pydicom quotes a value that it does not like, and the text of a sequence can be endless
-        if isinstance(dataset.get(keyword), pydicom.Sequence):
-            raise ValueError(f"{keyword} is a sequence")
-    syntax = transfer_syntax(dataset.file_meta)
-    if syntax == _JPEG_EXTENDED and dataset.get("BitsAllocated", 8) > 8:
-        # pydicom 2.4 lets GDCM try, although GDCM does not support it.
-        raise NotImplementedError
-    _check_encoded(dataset, syntax, frame, frames)
-    plugin = _decoding_plugin(syntax)
-    try:
-        from pydicom.pixels import pixel_array
-    except ImportError:
-        if plugin:
-            dataset.convert_pixel_data(_NAMES_IN_PYDICOM_2.get(plugin, plugin))
-        array = dataset.pixel_array
-        return array[frame] if frames > 1 else array
-    decoded: npt.NDArray[np.generic] = pixel_array(dataset, index=frame, decoding_plugin=plugin)
-    return decoded
-
-
-def _decoding_plugin(syntax: str) -> str:
-    """Return the one plugin that may decode a syntax; none where pydicom may choose."""
-    plugin, modules = _SURE_PLUGINS.get(syntax, ("", ()))
-    return plugin if all(importlib.util.find_spec(name) for name in modules) else ""
-
-
-def _check_encoded(dataset: pydicom.Dataset, syntax: str, frame: int, frames: int) -> None:
-    """Check the codestream header of a compressed frame before decoding.
-
-    Raises:
-        ValueError: It is not of the declared size.
-    """
-    if not UID(syntax).is_encapsulated:
-        return
-    try:
-        from pydicom.encaps import get_frame
-    except ImportError:
-        from pydicom.encaps import generate_pixel_data_frame
-
-        frames_before = generate_pixel_data_frame(dataset.PixelData, frames)
-        encoded = next(itertools.islice(frames_before, frame, None))
-    else:
-        encoded = get_frame(dataset.PixelData, frame, number_of_frames=frames)
-    size = (int(dataset[keyword].value) for keyword in ("Rows", "Columns", "BitsAllocated"))
-    check_codestream(encoded, syntax, *size)
-
-
-def _decoding_message(dataset: pydicom.Dataset, error: BaseException) -> str:
-    with silent_pydicom():
-        syntax = UID(transfer_syntax(dataset.file_meta))
-        # The name of a UID that pydicom does not know is the UID itself.
-        name = "" if syntax.name == syntax else syntax.name
-    for word, (modules, packages) in _CODECS.items():
-        if word in name.lower():
-            if any(importlib.util.find_spec(module) for module in modules):
-                return f"{name}: damaged, or a variant that the installed plugins do not support"
-            return f"{name}: needs the plugin {packages}"
-    return f"{name or 'unknown transfer syntax'}: decoding failed ({type(error).__name__})"
+    return PixelData(pixels, mask, quantity, provenance, tuple(found), contradicting)
 
 
 def _modality_values(
-    film: Film, header: Header, stored: npt.NDArray[np.int64]
+    film: Film, header: Header, stored: StoredPixels, role: str
 ) -> tuple[Image, bool]:
     """Apply the modality step (DICOM C.11.1); a look-up table wins over rescaling.
 
     Returns:
         Values, and whether they decrease with the stored ones.
+
+    Raises:
+        SpiderError: E31, a look-up table is damaged, or a DX image is rescaled (PS3.3 C.8.11.3
+            allows slope 1 and intercept 0 only) and it makes a difference.
     """
-    luts = header.items("ModalityLUTSequence") or [
-        item
-        for item in header.items("PixelIntensityRelationshipLUTSequence")
-        if Header(item).text("LUTFunction") == "TO_LINEAR"
-    ]
-    if luts:
-        table, first = _lut(luts[0])
-        if table.size:
-            index = np.clip(stored.astype(np.int64) - first, 0, table.size - 1)
-            return table[index], bool(table[-1] < table[0])
-    slope, intercept = header.number("RescaleSlope"), header.number("RescaleIntercept")
-    values = stored.astype(np.float32)
-    # DX allows identity only, and a slope of zero is no rescaling at all.
-    if film.kind == "DX" or not slope:
-        return values, False
-    return values * np.float32(slope) + np.float32(intercept or 0.0), slope < 0
+    tables = _tables(header, "ModalityLUTSequence") or _linear_tables(header)
+    if tables:
+        lut = _lut(tables[0], stored)
+        steps = None if lut is None else np.diff(lut[0])
+        if lut is None or steps is None or not ((steps >= 0).all() or (steps <= 0).all()):
+            message = "the look-up table is damaged: it is not what its descriptor says"
+            raise contradiction(role, message, "ModalityLUTSequence")
+        table, first = lut
+        index = np.clip(stored.values.astype(np.int64) - first, 0, table.size - 1)
+        return table[index], bool(table[-1] < table[0])
+    slope, intercept = header.sound_numbers(("RescaleSlope", "RescaleIntercept"), role)
+    slope, intercept = slope or 1.0, intercept or 0.0  # a slope of zero is no rescaling at all
+    values = stored.values.astype(np.float32)
+    if film.kind != "DX":
+        return values * np.float32(slope) + np.float32(intercept), slope < 0
+    # What a processed image shows stays the same, whether this is meant or not.
+    if (slope, intercept) != (1.0, 0.0) and (film.for_processing or slope < 0):
+        message = f"a DX image must not be rescaled: slope {slope:g}, intercept {intercept:g}"
+        attribute = "RescaleSlope" if slope != 1.0 else "RescaleIntercept"
+        raise contradiction(role, message, attribute)
+    return values, False
 
 
-def _lut(item: pydicom.Dataset) -> tuple[Image, int]:
-    """Return a LUT item's entries and the stored value of the first; none if malformed."""
+def _tables(header: Header, keyword: str) -> list[pydicom.Dataset]:
+    """Return the items of a sequence of look-up tables that hold one."""
+    items = header.items(keyword)
+    return [i for i in items if Header(i).value("LUTData") is not None or "LUTDescriptor" in i]
+
+
+def _linear_tables(header: Header) -> list[pydicom.Dataset]:
+    """Return the look-up tables to values proportional to the intensity."""
+    tables = _tables(header, "PixelIntensityRelationshipLUTSequence")
+    return [item for item in tables if Header(item).text("LUTFunction") == "TO_LINEAR"]
+
+
+def _lut(item: pydicom.Dataset, stored: StoredPixels) -> tuple[Image, int] | None:
+    """Return a LUT item's entries and the stored value of the first; None if it is damaged.
+
+    The descriptor tells bytes from words (DICOM C.11.1.1), whatever VR the file gives either, and
+    the order of the bytes in a word is the one that makes its numbers of them.
+    """
     header = Header(item)
-    descriptor = header.numbers("LUTDescriptor")
-    data = header.value("LUTData")
-    nothing = np.zeros(0, np.float32), 0
-    if len(descriptor) != 3 or data is None:
-        return nothing
-    count, first = int(descriptor[0]) or 65536, int(descriptor[1])
-    if not 0 < count <= 65536 or abs(first) > 65536:
-        return nothing
+    descriptor, data = header.numbers("LUTDescriptor"), header.value("LUTData")
+    if len(descriptor) != 3 or not 1 <= descriptor[2] <= 16:
+        return None
+    count = int(descriptor[0]) % 65536 or 65536
+    first, bits = stored.number(descriptor[1], stored.width), int(descriptor[2])
     try:
-        if isinstance(data, bytes):
-            table = np.frombuffer(data, np.uint8 if len(data) == count else np.dtype("<u2"))
-        else:
-            table = np.asarray(data).reshape(-1)
-        return table[:count].astype(np.float32), first
-    except (TypeError, ValueError, OverflowError):  # text, an odd number of bytes, a sequence
-        return nothing
+        if not isinstance(data, bytes):
+            words = np.atleast_1d(np.asarray(data)).astype(np.int64) % 65536
+            data = words.astype("<u2").tobytes()
+    except (TypeError, ValueError, OverflowError):  # text, a sequence
+        return None
+    if bits <= 8 and len(data) in (count, count + 1):
+        return np.frombuffer(data, np.uint8)[:count].astype(np.float32), first
+    tables = [
+        np.frombuffer(data[: 2 * count], order).astype(np.float32)
+        for order in ("<u2", ">u2")
+        if len(data) >= 2 * count
+    ]
+    fitting = [table for table in tables if table.max() < 1 << bits]
+    # Of two orders that are possible the smoother one is meant.
+    best = min(fitting, key=lambda table: float(np.abs(np.diff(table)).sum()), default=None)
+    return None if best is None else (best, first)
 
 
 def _has_linear_lut(film: Film, header: Header) -> bool:
     """Return whether the modality step gives values proportional to the intensity."""
-    to_linear = any(
-        Header(item).text("LUTFunction") == "TO_LINEAR"
-        for item in header.items("PixelIntensityRelationshipLUTSequence")
-    )
     # XA and XRF: a LOG image's modality LUT leads back to linear values (C.8.7.1.1.2).
     x_ray = film.kind in ("XA", "XRF") and header.text("PixelIntensityRelationship") == "LOG"
-    return to_linear or (x_ray and bool(header.items("ModalityLUTSequence")))
+    return bool(_linear_tables(header)) or (x_ray and bool(_tables(header, "ModalityLUTSequence")))
 
 
 def _polarity(
-    film: Film, header: Header, overrides: Overrides, decreasing: bool
-) -> tuple[bool, str]:
-    """Return whether high values after the modality step are dense, and what says so."""
-    sign = header.number("PixelIntensityRelationshipSign")
+    film: Film,
+    header: Header,
+    overrides: Overrides,
+    stored: StoredPixels,
+    decreasing: bool,
+    role: str,
+) -> tuple[bool, str, tuple[str, ...]]:
+    """Return whether high values after the modality step are dense, what says so, and what not.
+
+    Raises:
+        SpiderError: E31, PixelIntensityRelationshipSign is neither 1 nor -1.
+    """
     if overrides.dense_is_high is not None:
-        dense_high, source = overrides.dense_is_high, OVERRIDE
-    elif _has_linear_lut(film, header):
-        dense_high, source = False, "look-up table to linear values"
-    elif sign in (1.0, -1.0):
+        return overrides.dense_is_high, OVERRIDE, ()
+    (sign,) = header.sound_numbers(("PixelIntensityRelationshipSign",), role)
+    if sign not in (None, 1.0, -1.0):
+        message = f"a sign of {sign:g}"
+        raise contradiction(role, message, "PixelIntensityRelationshipSign")
+    said: dict[str, bool] = {}
+    if _has_linear_lut(film, header):
+        said["look-up table to linear values"] = False
+    if sign is not None:
         # The sign speaks of stored values.
-        dense_high, source = (sign == -1.0) != decreasing, "PixelIntensityRelationshipSign"
-    elif film.kind in ("XA", "XRF") and header.text("PixelIntensityRelationship") == "LIN":
-        dense_high, source = False, "PixelIntensityRelationship"
-    else:
-        # Bones are shown white by convention; the border check guards it.
-        dense_high = header.text("PhotometricInterpretation") != "MONOCHROME1"
-        source = "PhotometricInterpretation"
-    return dense_high, source
+        said["PixelIntensityRelationshipSign"] = (sign == -1.0) != decreasing
+    if film.kind in ("XA", "XRF") and header.text("PixelIntensityRelationship") == "LIN":
+        said["PixelIntensityRelationship"] = False
+    # Bones are shown white by convention; the border check guards it.
+    inverted = _voi_decreases(header, stored)
+    white_high = header.text("PhotometricInterpretation") != "MONOCHROME1"
+    said["PhotometricInterpretation"] = white_high != inverted
+    shape = header.text("PresentationLUTShape")
+    if shape in ("IDENTITY", "INVERSE"):
+        said["PresentationLUTShape"] = (shape == "IDENTITY") != inverted
+    source, dense_high = next(iter(said.items()))
+    return dense_high, source, tuple(name for name, other in said.items() if other != dense_high)
+
+
+def _voi_decreases(header: Header, stored: StoredPixels) -> bool:
+    """Return whether a VOI look-up table shows high values dark."""
+    tables = _tables(header, "VOILUTSequence")
+    lut = _lut(tables[0], stored) if tables else None
+    return lut is not None and bool(lut[0][-1] < lut[0][0])
 
 
 def _line_integrals(
@@ -321,6 +247,8 @@ def _line_integrals(
     attenuation: Image,
     mask: Mask,
     overrides: Overrides,
+    stored: StoredPixels,
+    role: str,
 ) -> tuple[Image, str, str]:
     """Return line integrals where the header allows them, otherwise the attenuation as it is.
 
@@ -329,6 +257,10 @@ def _line_integrals(
 
     Returns:
         The image, :data:`LINE_INTEGRAL` or :data:`TONE`, and why.
+
+    Raises:
+        SpiderError: E31, as intensities the values would be negative, or weaken the beam less than
+            any head does.
     """
     relation = header.text("PixelIntensityRelationship")
     scanned = header.text("DetectorType") == "FILM" or header.text("ConversionType") == "DF"
@@ -342,13 +274,14 @@ def _line_integrals(
         intensity = values
         if attenuation is values:
             # The offset of an inverted image is not in the file; the largest value is usual.
-            intensity = np.float32(2 ** int(header.number("BitsStored") or 16) - 1) - values
+            intensity = np.float32(2**stored.bits - 1) - values
             source += ", inverted about the largest stored value"
         direct = percentile(intensity, mask, DIRECT_EXPOSURE_PERCENTILE)
         if direct > 0:
             # Half a step of the quantisation keeps the logarithm of dark pixels finite.
-            floor = direct * 2.0 ** -(int(header.number("BitsStored") or 16) + 1)
+            floor = direct * 2.0 ** -(stored.bits + 1)
             integrals = -np.log(np.maximum(intensity, floor) / direct)
+            _check_intensities(intensity, integrals, mask, stored, role)
             return integrals.astype(np.float32), LINE_INTEGRAL, source
     elif relation == "LOG":
         if overrides.log_scale is not None and overrides.log_scale > 0:
@@ -361,7 +294,23 @@ def _line_integrals(
     return attenuation, TONE, "no linear or logarithmic relationship"
 
 
-def _check_values(stored: npt.NDArray[np.int64], values: Image, mask: Mask, role: str) -> None:
+def _check_intensities(
+    intensity: Image, integrals: Image, mask: Mask, stored: StoredPixels, role: str
+) -> None:
+    negative = float((sample(intensity, mask) < 0).mean())
+    if negative > MAXIMUM_NEGATIVE:
+        message = f"{100 * negative:.0f} % of the pixels would be negative intensities"
+        attribute = "PixelRepresentation" if stored.is_signed else "PixelIntensityRelationship"
+        raise contradiction(role, message, attribute)
+    densest = percentile(integrals, mask, DIRECT_EXPOSURE_PERCENTILE)
+    if densest < MINIMUM_INTEGRAL:
+        message = f"the densest part would weaken the beam by exp({densest:.2f}) only"
+        raise contradiction(role, message, "PixelIntensityRelationship")
+
+
+def _check_values(
+    stored: npt.NDArray[np.integer[Any]], values: Image, mask: Mask, role: str
+) -> None:
     """Refuse constant or saturated images, as stored or after the modality step.
 
     Raises:

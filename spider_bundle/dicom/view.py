@@ -6,11 +6,13 @@ nothing is guessed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from spider_bundle.dicom.film import Film
+from spider_bundle.dicom.header import EMPTY
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.provenance import OVERRIDE
 from spider_bundle.errors import Code, Finding, Severity, finding
@@ -101,6 +103,9 @@ def view_info(film: Film, overrides: Overrides) -> ViewInfo:
     """
     if overrides.view is not None:
         return _named_view(overrides.view, OVERRIDE, film.angles)
+    for keyword in ("PositionerPrimaryAngle", "PositionerSecondaryAngle"):
+        if film.faults.get(keyword, EMPTY) != EMPTY:
+            return ViewInfo("other", None, keyword, f"{keyword} {film.faults[keyword]}")
     oblique = _oblique_reason(film)
     if oblique:
         return ViewInfo("other", None, "ViewCodeSequence", oblique)
@@ -144,6 +149,8 @@ def wrapped(degrees: float) -> float:
 
 
 def _deviation(angles: tuple[float, float], position: ViewPosition) -> float:
+    if abs(angles[0]) > 360 or abs(angles[1]) > 180:  # a run may turn beyond the 180 of C.8.7.5.1.2
+        return math.inf
     return max(abs(wrapped(angles[0] - NOMINAL_PRIMARY[position])), abs(wrapped(angles[1])))
 
 

@@ -40,49 +40,69 @@ class CTAndLabelsd(Transform):
         return {**data, "pred": pred, "ct": ct}
 
 
-class WriteStudyd(Transform):
-    """Write a study into ``<output_dir>/<study_key>/``.
+class CollectResultd(Transform):
+    """Project the reconstruction back and collect what is written of a study.
 
     Args:
-        output_dir: Folder for the studies.
-        formats: See :func:`~spider_bundle.outputs.study.write_study`.
         weights: Weights file, whose hash goes to the report; none for an untrained network.
         device: Device of the network, for the report.
         pixel_size: Pixel size of the network's image at the isocentre, mm.
-
-    Attributes:
-        failed: Why each study that could not be written was not, by study key.
+        minimum_agreement: See :meth:`~spider_bundle.reconstructor.Result.from_item`.
     """
 
     def __init__(
         self,
-        output_dir: str | Path,
-        formats: Collection[str],
         weights: str | Path | None,
         device: str | torch.device,
         pixel_size: float,
+        minimum_agreement: float | None,
     ) -> None:
-        self.formats = check_formats(formats)  # before the first study, not after it
-        self.output_dir = Path(output_dir)
         self.weights_sha256 = file_sha256(weights) if weights and Path(weights).exists() else None
         self.device = str(device)
         self.pixel_size = pixel_size
-        self.failed: dict[str, str] = {}
+        self.minimum_agreement = minimum_agreement
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the study; ``result`` names its folder under ``study``.
-
-        A study that cannot be written is logged (R01) and has no ``result``; the run continues.
+        """Add ``reconstruction``, a :class:`~spider_bundle.reconstructor.Result`.
 
         Raises:
-            ValueError: The volumes do not fit the grid.
+            SpiderError: E32, the reconstruction does not agree with the radiographs.
         """
         result = Result.from_item(
             data,
             device=self.device,
             weights_sha256=self.weights_sha256,
             pixel_size=self.pixel_size,
+            minimum_agreement=self.minimum_agreement,
         )
+        return {**data, "reconstruction": result}
+
+
+class WriteStudyd(Transform):
+    """Write a study into ``<output_dir>/<study_key>/``.
+
+    Args:
+        output_dir: Folder for the studies.
+        formats: See :func:`~spider_bundle.outputs.study.write_study`.
+
+    Attributes:
+        failed: Why each study that could not be written was not, by study key.
+    """
+
+    def __init__(self, output_dir: str | Path, formats: Collection[str]) -> None:
+        self.formats = check_formats(formats)  # before the first study, not after it
+        self.output_dir = Path(output_dir)
+        self.failed: dict[str, str] = {}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the ``reconstruction``; ``result`` names the study's folder under ``study``.
+
+        A study that cannot be written is logged (R01) and has no ``result``; the run continues.
+
+        Raises:
+            ValueError: The volumes do not fit the grid.
+        """
+        result: Result = data["reconstruction"]
         try:
             folder = write_study(self.output_dir, result, self.formats)
         except (StudyError, OSError) as error:

@@ -40,7 +40,7 @@ from tests.batch.lossy import SEEN, Lossy, seen
 from tests.batch.pipelines import RESULT, StandIn
 from tests.batch.test_pool import is_alive
 from tests.batch.test_runner import behave, key_of, states, wait_for
-from tests.tiny import TINY_NETWORK
+from tests.tiny import TINY_NETWORK, UNTRAINED
 
 Spool = Callable[..., Path]
 SIZE = {"object_store_memory": 80 << 20, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
@@ -111,7 +111,7 @@ def test_results_are_those_of_one_machine(tmp_path: Path, batch: Callable[..., O
     torch.manual_seed(0)
     network = SPIDER(**{name.split("::")[1]: value for name, value in TINY_NETWORK.items()})
     torch.save(network.state_dict(), tmp_path / "weights.pt")
-    (tmp_path / "tiny.json").write_text(json.dumps(TINY_NETWORK))
+    (tmp_path / "tiny.json").write_text(json.dumps(TINY_NETWORK | UNTRAINED))
     options: dict[str, Any] = {
         "weights": tmp_path / "weights.pt",
         "config_files": [tmp_path / "tiny.json"],

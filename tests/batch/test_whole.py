@@ -26,7 +26,7 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.labels import Label
 from spider_bundle.networks import SPIDER
 from tests.batch.conftest import contents, strays
-from tests.tiny import TINY_NETWORK
+from tests.tiny import TINY_NETWORK, UNTRAINED
 
 PLANTED = "PLANTED"
 BIRTH = "19370412"
@@ -104,7 +104,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     with torch.no_grad():
         network.decoder.structure[-1].bias[Label.BONE] += 100.0  # so that a surface is written
     torch.save(network.state_dict(), root / "weights.pt")
-    (root / "tiny.json").write_text(json.dumps(TINY_NETWORK))
+    (root / "tiny.json").write_text(json.dumps(TINY_NETWORK | UNTRAINED))
     run = Night(root, 0, "", contents(source), secrets)
     # a process of its own, so that nothing its children print goes unseen
     command = [sys.executable, "-m", "spider_bundle.cli", *run.arguments, "--create-key-file"]
@@ -160,6 +160,7 @@ def test_results_are_those_of_infer(night: Night, tmp_path: Path) -> None:
     workflow = inference_workflow(
         {
             **TINY_NETWORK,
+            **UNTRAINED,
             "dataset_dir": str(night.root / "Doe_Jane" / "Doe_good"),
             "output_dir": str(tmp_path / "one"),
             "weights": str(night.root / "weights.pt"),

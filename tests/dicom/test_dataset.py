@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ import torch
 from monai.data import DataLoader
 from monai.data.utils import no_collation
 from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.dataset import StudyDataset
@@ -27,7 +28,7 @@ from spider_bundle.dicom.header import FilmStream
 from spider_bundle.dicom.load import load_radiographs
 from spider_bundle.dicom.pair import describe_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
-from spider_bundle.errors import SpiderError
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.inferers import StudyIteration
 from spider_bundle.outputs.study import write_refusals
 
@@ -176,6 +177,28 @@ def test_refusals_that_need_pixels_reach_the_main_process(
     assert written == [["E06"], ["E06", "E02"]]
     assert [len(provenance.views) for provenance in read] == [2] * with_good
     assert (len(dataset), dataset.unusable) == (1 + with_good, 1)
+
+
+def test_a_study_refused_after_the_network_is_noted_and_ends_no_run(
+    night: Path, tmp_path: Path
+) -> None:
+    dataset = StudyDataset(night, BiplanarRadiographsd())
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(dataset, batch_size=2, collate_fn=no_collation),
+        network=torch.nn.Identity(),
+        inferer=lambda inputs, _: inputs,
+        iteration_update=StudyIteration(dataset, partial(write_refusals, tmp_path)),
+        postprocessing=Compose([disagree]),
+        decollate=False,
+    )
+    evaluator.run()
+    assert sorted(errors_of(stored(tmp_path))) == ["E02", "E06", "E32"]
+    assert len({entry["study_key"] for entry in stored(tmp_path)}) == 3
+
+
+def disagree(item: Mapping[Hashable, Any]) -> None:
+    raise SpiderError(Code.REPROJECTION_DISAGREES, role="lateral")
 
 
 def test_a_list_of_refusals_that_cannot_be_written_takes_no_study_down(

@@ -179,7 +179,7 @@ def test_a_million_numbers_are_not_parsed(write: Writer, fuzz: ModuleType, vr: b
     new = fuzz.raw(fuzz.tag_of("ImagerPixelSpacing"), vr, b"1.8\\" * 1_000_000)
     path.write_bytes(fuzz.put(path.read_bytes(), new))
     start = time.process_time()
-    assert "missing" in refusal(path)["E12"]
+    assert "malformed" in refusal(path)["E12"]
     assert time.process_time() - start < 2
 
 
@@ -326,7 +326,7 @@ def test_a_meaningless_look_up_table_never_stops_a_run(
     body = fuzz.raw(0x00283002, b"DS", descriptor) + fuzz.raw(0x00283006, *data)
     item = fuzz.ITEM + struct.pack("<I", len(body)) + body
     path.write_bytes(fuzz.put(path.read_bytes(), fuzz.raw(0x00283000, b"SQ", item)))
-    assert outcome(path, Overrides(sod=1000.0)) <= {"E16", "E24"}
+    assert outcome(path, Overrides(sod=1000.0)) == {"E31"}
 
 
 @pytest.mark.parametrize(
@@ -338,10 +338,8 @@ def test_rescaling_out_of_the_range_is_refused(write: Writer, slope: str, interc
 
 
 @pytest.mark.parametrize("high_bit", [0, 65535])
-def test_a_wild_high_bit_is_ignored(write: Writer, high_bit: int) -> None:
-    plain = read_radiograph(write("PA", options={"bits": 12}))
-    wild = read_radiograph(write("PA", options={"bits": 12}, HighBit=high_bit))
-    assert np.array_equal(plain.pixels, wild.pixels)
+def test_a_wild_high_bit_is_refused(write: Writer, high_bit: int) -> None:
+    assert set(refusal(write("PA", options={"bits": 12}, HighBit=high_bit))) == {"E31"}
 
 
 @pytest.mark.parametrize("distance", ["5e-324", "1e-300", "0.001", "1e308", "-5"])

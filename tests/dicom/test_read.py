@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from spider_bundle.dicom.field import _line_percentiles
 from spider_bundle.dicom.film import describe
@@ -105,17 +107,34 @@ def test_overlay_bits_above_the_stored_ones_are_dropped(write: Writer) -> None:
         values[::7] |= 0x8000
         dataset.PixelData = values.tobytes()
 
+    def declare_overlay(dataset: Dataset) -> None:
+        add_overlay(dataset)
+        dataset.add_new((0x6000, 0x0100), "US", 16)
+        dataset.add_new((0x6000, 0x0102), "US", 15)
+
     clean = read_radiograph(write("PA", options={"bits": 12}))
-    marked = read_radiograph(write("PA", options={"bits": 12}, edit=add_overlay))
+    marked = read_radiograph(write("PA", options={"bits": 12}, edit=declare_overlay))
     assert np.array_equal(clean.pixels, marked.pixels)
+    assert errors(write("PA", options={"bits": 12}, edit=add_overlay)) == {"E31"}
 
 
-def test_modality_lut_wins_over_rescale_and_its_direction_counts(write: Writer) -> None:
+@pytest.mark.parametrize(
+    ("vr", "order", "first"),
+    [("OW", "<u2", 0), ("OW", ">u2", 0), ("US", "<u2", 0), ("OW", "<u2", -1)],
+)
+def test_modality_lut_wins_over_rescale_and_its_direction_counts(
+    vr: str, order: str, first: int, write: Writer
+) -> None:
     def add_lut(dataset: Dataset) -> None:
         item = Dataset()
-        item.add_new("LUTDescriptor", "US", [4096, 0, 16])
+        table = 4095 - np.arange(4096)
+        if first:  # the same table for signed values, its descriptor written as US
+            values = np.frombuffer(dataset.PixelData, "<u2").astype(int) - 2048
+            dataset.PixelData, dataset.PixelRepresentation = values.astype("<i2").tobytes(), 1
+        item.add_new("LUTDescriptor", "US", [4096, 65536 - 2048 if first else 0, 12])
         item.ModalityLUTType = "US"
-        item.add_new("LUTData", "OW", (4095 - np.arange(4096)).astype("<u2").tobytes())
+        data = table.astype(order).tobytes() if vr == "OW" else table.tolist()
+        item.add_new("LUTData", vr, data)
         dataset.ModalityLUTSequence = [item]
         dataset.RescaleSlope, dataset.RescaleIntercept = "1", "7"
         dataset.PhotometricInterpretation = "MONOCHROME2"
@@ -278,7 +297,7 @@ def test_e02_names_the_plugin(write: Writer, monkeypatch: pytest.MonkeyPatch) ->
     path = write(edit=compress)
     assert errors(path) == {"E02"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SpiderError, match="python-gdcm"):
+    with pytest.raises(SpiderError, match=r"needs a plugin. To do: install python-gdcm"):
         read_radiograph(path)
 
 
@@ -351,7 +370,7 @@ def test_e16_absurd_size_is_refused_before_decoding(
     def decode(*_: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("spider_bundle.dicom.pixels._decode", decode)
+    monkeypatch.setattr("spider_bundle.dicom.decode._decode", decode)
     assert errors(write(Rows=60000, Columns=60000)) == {"E16"}
     assert errors(write(NumberOfFrames=2**31 - 1)) == {"E16"}
 
@@ -405,6 +424,40 @@ def test_shutters_and_padding(write: Writer) -> None:
     assert mask[30:].all()
 
 
+@pytest.mark.parametrize("stored", [12, 16])
+@pytest.mark.parametrize(("vr", "value"), [("US", 33536), ("SS", -32000), ("UN", b"\x00\x83")])
+def test_padding_is_what_its_bits_mean_whatever_its_vr(
+    write: Writer, stored: int, vr: str, value: object
+) -> None:
+    def pad(dataset: Dataset) -> None:
+        values = np.frombuffer(dataset.PixelData, "<u2").reshape(200, 180).astype(int) - 2048
+        rows, columns = np.mgrid[:200, :180]
+        values[np.hypot(rows - 99.5, columns - 89.5) > 88] = -32000
+        dataset.PixelData, dataset.PixelRepresentation = values.astype("<i2").tobytes(), 1
+        dataset.BitsStored, dataset.HighBit = stored, stored - 1
+        if isinstance(value, bytes):
+            tag = Tag("PixelPaddingValue")
+            dataset[tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+        else:
+            dataset.add_new("PixelPaddingValue", vr, value)
+
+    plain, padded = (read_radiograph(write(cr=True, edit=edit)) for edit in (None, pad))
+    assert padded.mask.mean() == pytest.approx(np.pi * 88**2 / 200 / 180, abs=0.01)
+    assert np.ptp((plain.pixels - padded.pixels)[padded.mask]) == 0
+
+
+def test_padding_may_lie_beyond_the_bits_stored(write: Writer) -> None:
+    def pad(dataset: Dataset) -> None:
+        values = np.frombuffer(dataset.PixelData, "<u2").reshape(200, 180).copy()
+        values[:, :9] = 65535
+        dataset.PixelData = values.tobytes()
+        dataset.add_new("PixelPaddingValue", "SS", -1)
+
+    mask = read_radiograph(write(options={"bits": 12}, edit=pad)).mask
+    assert not mask[:, :9].any()
+    assert mask[:, 9:].all()
+
+
 def test_blanked_margins_and_blades_are_masked_but_air_is_not(write: Writer) -> None:
     def blank(dataset: Dataset) -> None:
         values = np.frombuffer(dataset.PixelData, "<u2").reshape(200, 180).copy()
@@ -433,6 +486,11 @@ def test_e24(write: Writer) -> None:
     # A field inside the head has no air at its border: nothing can be said, only that it is cut.
     inside = write(view=make_view("PA", spacing=(0.5, 0.5)))
     assert warnings(inside) == {"E18"}
+    # Then the header must not contradict itself.
+    narrow = {"view": make_view("PA", spacing=(0.5, 0.5)), "cr": True}
+    assert warnings(write(**narrow)) == {"E15", "E18"}
+    assert errors(write(**narrow, PresentationLUTShape="IDENTITY")) == {"E24"}
+    assert warnings(write(PresentationLUTShape="IDENTITY", cr=True)) == {"E15", "E24"}
 
 
 def test_messages_show_nobody(write: Writer) -> None:
@@ -499,8 +557,8 @@ REAL = {
     "canon_dx_truncated_j2k.dcm": {"E02", "E14"},
     "cr_modality_lut.dcm": {"E08", "E10", "E11", "E14"},
     "cr_mono1_chest_no_geometry.dcm": {"E10", "E11", "E12", "E14"},
-    "cspine_study/6154": {"E09", "E11", "E14"},
-    "cspine_study/6247": {"E11", "E14"},
+    "cspine_study/6154": {"E09", "E11", "E12", "E14"},
+    "cspine_study/6247": {"E11", "E12", "E14"},
     "mlut_18.dcm": {"E01"},
     "rentgenprom_dx_lin.dcm": {"E08", "E11", "E14"},
     "rtimage.dcm": {"E01"},

@@ -16,10 +16,11 @@ from torch import nn
 
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.transforms import BiplanarRadiographsd
+from spider_bundle.errors import Code, SpiderError
 from spider_bundle.inferers import VolumeInferer, _most_likely, predict
 from spider_bundle.labels import Label
 from spider_bundle.networks.sampling import sample_maps
-from spider_bundle.outputs.transforms import CTAndLabelsd, WriteStudyd
+from spider_bundle.outputs.transforms import CollectResultd, CTAndLabelsd, WriteStudyd
 from spider_bundle.phantom import HeadPhantom, ellipsoid
 from spider_bundle.projection_matrix import project_points
 
@@ -62,8 +63,16 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     inferer = VolumeInferer(precision="float32")
     data = {**loaded, "pred": predict(loaded, BackProjection(), inferer, "cpu")}
-    write = WriteStudyd(folder / "out", ("nifti", "preview"), None, "cpu", pixel_size=1.2)
-    written = write(CTAndLabelsd()(data))
+    collect = CollectResultd(None, "cpu", pixel_size=1.2, minimum_agreement=0.2)
+    write = WriteStudyd(folder / "out", ("nifti", "preview"))
+    done = CTAndLabelsd()(data)
+    written = write(collect(done))
+    with pytest.raises(SpiderError) as caught:
+        collect(done | {"ct": -1000 - done["ct"]})  # dense where the films show air
+    assert {(found.code, found.role) for found in caught.value.errors} == {
+        (Code.REPROJECTION_DISAGREES, "frontal"),
+        (Code.REPROJECTION_DISAGREES, "lateral"),
+    }
     return Path(written["result"]["study"])
 
 
