@@ -138,8 +138,8 @@ BUGS = (
     Bug(
         "views swapped in folded decoding",
         "networks/spider.py",
-        "table = self._folded_maps(maps[i])",
-        "table = self._folded_maps(maps[i].flip(0))",
+        "[self._folded_maps(maps), self._folded",
+        "[self._folded_maps(maps.flip(0)), self._folded",
         "tests/networks",
     ),
     Bug(
@@ -201,7 +201,7 @@ BUGS = (
     Bug(
         "the control is shuffled to itself",
         "evaluation/controls.py",
-        "[*items[1:], items[0]]",
+        "[*items[1:], *items[:1]]",
         "list(items)",
         "tests/evaluation/test_controls.py",
     ),
