@@ -127,7 +127,8 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     """
     described = read_description(path)
     if described is not None and (other := _differences(network, described)):
-        raise SpiderError(Code.OTHER_NETWORK, f"the weights have another {', '.join(other)}")
+        message = f"these weights belong to another network_def ({', '.join(other)})"
+        raise SpiderError(Code.OTHER_NETWORK, message)
     _load(network, path)
     return file_sha256(path)
 
@@ -202,7 +203,7 @@ def trained(network: nn.Module, path: str | Path | None) -> nn.Module:
             network = network_of({**(described.network_def or {}), **nominal})
         except ValueError as error:
             raise SpiderError(Code.OTHER_NETWORK, f"its network_def: {error}") from None
-        _log.info("network_def is that of the weights: another %s", ", ".join(other))
+        _log.info("network_def of the weights is used; other than the config: %s", ", ".join(other))
     load_weights(network, path)
     return network
 

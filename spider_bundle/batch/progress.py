@@ -12,6 +12,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from spider_bundle.batch.records import Entry, State
+from spider_bundle.batch.worker import StudyDone
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(name)
 
-    def tell(self, entry: Entry) -> None:
+    def tell(self, entry: Entry | StudyDone) -> None:
         """Count a study that has ended, and log how in one line."""
         self._ended += 1
         self._done += entry.state is State.DONE
@@ -57,7 +58,8 @@ class Progress:
         remaining = ""
         if self._bar is None and self._done and self._ended < self._total:
             each = (time.monotonic() - self._start) / self._done
-            remaining = f"; about {each * (self._total - self._ended) / 60:.0f} min left"
+            minutes = each * (self._total - self._ended) / 60
+            remaining = f"; about {minutes:.0f} min left" if minutes >= 1 else ""
         _log.log(
             _LEVELS[entry.state],
             "%d/%d study %s %s%s%s%s",
@@ -65,7 +67,7 @@ class Progress:
             self._total,
             entry.study_key or "-",
             entry.state.value,
-            f": {found}" if found else "".join(f" {code}" for code in entry.codes),
+            f": {found}" if found else "".join(f" {code}" for code in getattr(entry, "codes", ())),
             f" ({times})" if times else "",
             remaining,
         )

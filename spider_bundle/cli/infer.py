@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from spider_bundle.batch.options import BatchOptions
 
 ONE_OR_TWO, DIRECTIONS, BOX = "MM[,MM]", "COLUMNS,ROWS", "TOP,LEFT,BOTTOM,RIGHT"
+
+_log = logging.getLogger(__name__)
 
 
 def infer(
@@ -150,10 +153,11 @@ def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[st
     Raises:
         typer.Exit: Interrupted.
     """
+    _log.info("loading the network")  # seconds go by until the first study
     from spider_bundle.batch.job import Job
     from spider_bundle.batch.options import worker_settings
     from spider_bundle.batch.progress import progress
-    from spider_bundle.batch.records import Entry, State
+    from spider_bundle.batch.records import State
     from spider_bundle.batch.worker import InferencePipeline, run_study
     from spider_bundle.dicom.dataset import StudyDataset
     from spider_bundle.outputs.study import write_refusals
@@ -177,10 +181,7 @@ def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[st
                 pair = entry["image"]
                 job = Job(key or getattr(pair, "study_key", ""), pair, {}, None, "", ())
                 done = run_study(pipeline, job, bar.stage)
-                codes = [fact["code"] for fact in done.findings]
-                bar.tell(
-                    Entry(*(done.study_key, done.state, ""), codes, done.findings, done.seconds)
-                )
+                bar.tell(done)
                 ended.append((done.study_key, done.state.value))
                 if done.state is State.REFUSED:
                     refused.append({"study_key": done.study_key, "findings": list(done.findings)})

@@ -13,7 +13,9 @@ from spider_bundle.cli.options import CreateKeyFile, KeyFile, require_pacs
 
 
 def listen(
-    spool: Annotated[Path, typer.Argument(help="Folder for what arrives.", file_okay=False)],
+    spool: Annotated[
+        Path, typer.Argument(help="Folder for the objects received.", file_okay=False)
+    ],
     allow: Annotated[
         list[str] | None, typer.Option(help="AE title that may call; may be repeated.")
     ] = None,
@@ -23,13 +25,15 @@ def listen(
     port: Annotated[int, typer.Option(help="TCP port.", min=0, max=65535)] = 11112,
     bind: Annotated[str, typer.Option(help="Address of the network interface.")] = "127.0.0.1",
     ae_title: Annotated[str, typer.Option(help="Own AE title.")] = "SPIDER",
-    max_associations: Annotated[int, typer.Option(help="Most associations at a time.", min=1)] = 8,
+    max_associations: Annotated[
+        int, typer.Option(help="Maximum number of associations at a time.", min=1)
+    ] = 8,
     min_free_gb: Annotated[
         float, typer.Option(help="Space that must remain free on the spool's disk, GiB.", min=0)
     ] = 1.0,
     max_object_mb: Annotated[float, typer.Option(help="Largest object, MiB.", min=1)] = 512.0,
     allow_secondary_capture: Annotated[
-        bool, typer.Option("--allow-secondary-capture", help="Take secondary captures too.")
+        bool, typer.Option("--allow-secondary-capture", help="Accept secondary captures too.")
     ] = False,
     key_file: KeyFile = None,
     create_key_file: CreateKeyFile = False,

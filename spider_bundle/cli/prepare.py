@@ -43,7 +43,7 @@ def prepare(
 ) -> None:
     """Prepare every CT scan below a folder as a head case for training and evaluation.
 
-    Finished scans are skipped, so a run that was cut can be started again.
+    Finished scans are skipped, so an interrupted run is resumed by the same command.
     """
     from spider_bundle.cases.datalist import head_datalist
     from spider_bundle.cases.folder import REPORT, PrepareOptions, prepare_folder, read_isocentres
@@ -72,11 +72,12 @@ def prepare(
             folder, output, options, isocentres=stated, progress=True, isolated=True
         )
     scans = json.loads((output / REPORT).read_text(encoding="utf-8"))["scans"]
-    warned = sum(scan.get("verdict") == Verdict.WARN for scan in scans)
+    warned = sum(scan["verdict"] == Verdict.WARN for scan in scans)
+    warnings = f" ({warned} with warnings)" if warned else ""
+    look = f"look at {output / 'preview.png'}, " if outcome.prepared else ""
     typer.echo(
-        f"{len(outcome.prepared)} prepared, {warned} of them with warnings, "
-        f"{len(outcome.rejected)} rejected ({outcome.skipped} already done); look at "
-        f"{output / 'preview.png'}, details in {output / REPORT}"
+        f"{len(outcome.prepared)} prepared{warnings}, {len(outcome.rejected)} rejected "
+        f"({outcome.skipped} already done); {look}details in {output / REPORT}"
     )
     patients = {entry["subject"] for entry in head_datalist(output, "validation")}
     if outcome.prepared and len(patients) < 2:

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +152,9 @@ class TrainingLog:
         )
         left = (time.monotonic() - self._began) / self._ended * (epochs - epoch)
         _log.info(
-            "epoch %d/%d loss %.4f (%s)%s; %.0f s, %.0f min left",
+            "epoch %d/%d loss %.4f (%s)%s; %.0f s, %s left",
             *(epoch, epochs, total, terms, self._scores(epoch)),
-            *(time.monotonic() - self._since, left / 60),
+            *(time.monotonic() - self._since, timedelta(seconds=round(left))),
         )
 
     def _scores(self, epoch: int) -> str:

@@ -82,14 +82,14 @@ def test_key_file_is_private_and_never_replaced(tmp_path: Path) -> None:
     create_key_file(path)
     assert read_key_file(path) == key
     path.chmod(0o640)
+    with pytest.raises(SpiderError, match="K01 the key file does not exist"):
+        read_key_file(tmp_path / "absent")
     with pytest.raises(SpiderError, match="K01 others may read"):
         read_key_file(path)
     os.chmod(path, 0o600)
     path.write_text("short\n")
     with pytest.raises(SpiderError, match="K01 the key has fewer"):
         read_key_file(path)
-    with pytest.raises(SpiderError, match="K01"):
-        read_key_file(tmp_path / "absent")
 
 
 RULE: dict[str, Any] = {"match": {"Modality": "DX"}, "overrides": {"sod": 1000}}

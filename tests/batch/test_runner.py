@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,11 @@ def test_every_study_ends_in_one_state_and_takes_no_other_down(
     assert not (output / key_of("s1")).exists()
     assert "Doe" not in caplog.text + (output / MANIFEST_FILE).read_text()
     assert str(tmp_path) not in caplog.text
+    # one line a study, out of all of them from the first; a refusal is a warning
+    ends = [r for r in caplog.records if r.name == "spider_bundle.batch.progress"]
+    assert [r.getMessage().split()[0] for r in ends] == [f"{n}/6" for n in range(1, 7)]
+    assert ends[0].getMessage().startswith(f"1/6 study {key_of('s5')} refused: E06 (pair) ")
+    assert Counter(r.levelname for r in ends) == {"INFO": 2, "WARNING": 2, "ERROR": 2}
     refused = json.loads((output / "refused.json").read_text())["refused"]
     assert {entry["study_key"] for entry in refused} == {key_of("s3"), key_of("s5")}
     # only what is not done is taken again, and lines are only ever added

@@ -222,6 +222,19 @@ def test_a_scan_that_crashes_a_decoder_costs_no_other(
     }
 
 
+@pytest.mark.slow
+def test_the_command_tells_what_to_look_at(scans: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(scans / "Doe.nii.gz", folder / "Doe.nii.gz")
+    out = tmp_path / "out"
+    result = CliRunner().invoke(app, ["prepare", str(folder), str(out), "--validation-share", "0"])
+    assert result.exit_code == 0
+    assert "1 prepared" in result.output
+    assert f"look at {out / 'preview.png'}" in result.output
+    assert "0 validation patients: raise --validation-share" in result.output
+
+
 def test_the_command_tells_what_was_rejected(scans: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -229,6 +242,7 @@ def test_the_command_tells_what_was_rejected(scans: Path, tmp_path: Path) -> Non
     result = CliRunner().invoke(app, ["prepare", str(folder), str(tmp_path / "out")])
     assert result.exit_code == EXIT_REFUSED
     assert "0 prepared, 1 rejected" in result.output
+    assert "preview.png" not in result.output
     assert "Doe" not in result.output
     (scan,) = json.loads((tmp_path / "out" / "report.json").read_text())["scans"]
     assert scan["code"] == "P10"

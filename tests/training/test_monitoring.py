@@ -127,7 +127,7 @@ def test_training_without_tensorboard(
     first, second = (line for line in said if line.startswith("epoch "))
     number = r"\d+\.\d+"
     terms = ", ".join(f"{name} {number}" for name in ("l1", "mse", "cross_entropy", "dice"))
-    assert re.fullmatch(rf"epoch 1/2 loss {number} \({terms}\); \d+ s, \d+ min left", first)
+    assert re.fullmatch(rf"epoch 1/2 loss {number} \({terms}\); \d+ s, 0:\d\d:\d\d left", first)
     scores = rf" psnr_db {number} dice_bone {number}, best {number} at epoch 2; "
     assert re.search(scores, second)
     described = read_description(tmp_path / "model.pt")
