@@ -10,6 +10,8 @@ import pytest
 
 from spider_bundle import bundle
 from spider_bundle.bundle import config_text, inference_workflow
+from spider_bundle.errors import Code, SpiderError
+from spider_bundle.exit_status import EXIT_FAILED, EXIT_USAGE
 
 
 def test_the_clone_is_found(bundle_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,3 +66,15 @@ def test_a_path_of_any_name_reaches_the_config(
     assert content("weights") == str(root / "models" / "model.pt")
     read = {"frontal": str(root / "f"), "lateral": str(root / "l")}
     assert content("dataset::data") == [{"image": read}]
+
+
+def test_an_error_with_a_code_ends_a_config_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(code: Code) -> None:
+        raise SpiderError(code)
+
+    for code, status in ((Code.NO_HEADS, EXIT_USAGE), (Code.RUN_FAILED, EXIT_FAILED)):
+        with pytest.raises(SystemExit) as end:
+            bundle.or_exit(refuse, code)
+        assert end.value.code == status
+        assert caplog.messages[-1].startswith(code.value)
+    assert bundle.or_exit(max, 1, 2) == 2

@@ -13,6 +13,7 @@ from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from tests.tiny import PHANTOMS, TINY_NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +108,49 @@ def test_an_output_folder_that_cannot_be_made_is_r01(
     (tmp_path / "Doe").touch()
     code, output = spider("infer", *pair, "-o", tmp_path / "Doe" / "sub")
     assert code == EXIT_FAILED
-    assert output.startswith("R01 the output folder cannot be used (Not a directory). To do: ")
+    assert output.startswith("R01 the run could not go on (Not a directory). To do: ")
     assert "Doe" not in output
+
+
+def test_an_interruption_says_what_is_kept(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spider_bundle.cli.infer._reconstruct", interrupt)
+    code, output = spider("infer", *pair, "-o", tmp_path / "out")
+    assert code == 130
+    assert output.startswith("Interrupted: nothing was written of the study at hand")
+
+
+@pytest.mark.slow
+def test_train_then_infer_with_its_weights(
+    pair: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    data = {"train::data": PHANTOMS[:1], "validate::data": PHANTOMS[1:]}
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    (tmp_path / "layer.json").write_text(json.dumps({**TINY_NETWORK, **data}))
+    small = ("iterations_per_epoch=1", "batch_size=1", "points_per_case=64", "tensorboard=false")
+    values = [word for text in small for word in ("--set", text)]
+    run = tmp_path / "run"
+    options = ("--config-file", tmp_path / "layer.json", "-o", run, "--device", "cpu", *values)
+    code, output = spider("train", *options, "--epochs", 1)
+    assert code == 0, output
+    assert f"weights: {run / 'model.pt'}" in output
+    assert json.loads((run / "model.json").read_text())["recipe"]["iterations_per_epoch"] == 1
+    code, output = spider("train", *options, "--epochs", 2, "--learning-rate", 0.01)
+    assert code == 0, output
+    assert "resumed after epoch 1, iteration 1" in caplog.text
+    # the network is that of the weights, here and in a training that asks for another one
+    shown = ("-o", tmp_path / "out", "--spacing", 8, "--shape", 32)
+    code, output = spider("infer", *pair, "--weights", run / "model.pt", *shown)
+    assert code == 0, output
+    other = ("--config-file", tmp_path / "data.json", "-o", tmp_path / "x")
+    assert spider("train", *other, "--initial-weights", run / "model.pt")[0] == EXIT_USAGE
+    assert "M02 these weights belong to another network_def (features, " in caplog.text
+    assert spider("train", "--set", "epochs")[0] == EXIT_USAGE
 
 
 def test_version_help_and_groups() -> None:

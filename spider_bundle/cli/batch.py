@@ -156,7 +156,7 @@ def batch(
         )
     if store_to:
         check_peer(store_to)
-    with without_traceback(options):
+    with without_traceback("the batch", options):
         if watch:
             typer.echo(f"watching {source}; SIGTERM stops after the studies at hand", err=True)
         if dry_run:
@@ -175,7 +175,7 @@ def batch(
     typer.echo(text)
     exit_code = outcome.exit_code
     if store_to and not dry_run:
-        with without_traceback(options):
+        with without_traceback("the batch", options):
             problems = deliver(output, store_to).problems
         if problems:
             exit_code = exit_code or EXIT_FAILED

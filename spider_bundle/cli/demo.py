@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import written
-from spider_bundle.errors import CODES, Code
+from spider_bundle.cli.ends import without_traceback
 
 
 def demo(
@@ -22,7 +21,7 @@ def demo(
     from spider_bundle.demo import write_demo_pair
     from spider_bundle.phantom import HeadPhantom
 
-    with written("the demo could not be written", CODES[Code.WRITE_FAILED].action):
+    with without_traceback("the demo"):
         for study in range(1, number + 1):
             target = folder if number == 1 else folder / str(study)
             name = "demo" if study == 1 else f"demo {study}"

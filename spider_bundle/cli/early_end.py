@@ -45,6 +45,8 @@ def early_end(
         unreadable = None
         with suppress(Exception):  # the error must be shown, whatever else is broken
             unreadable = _unreadable(options) if options else None
+        if unreadable is None and error.strerror is None:  # no bundle: a message of our own
+            unreadable = line(Code.RUN_FAILED, str(error), action="give --bundle-root")
         if unreadable:
             return EarlyEnd(unreadable)
         message = f"{subject} could not go on ({reason(error)})"

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 from pydantic import ValidationError
 
-from spider_bundle.errors import Code, SpiderError, line, validation_message
+from spider_bundle.errors import SpiderError, validation_message
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_STATUS, EXIT_USAGE
-from spider_bundle.files import reason
-from spider_bundle.logs import is_debugging
 
 if TYPE_CHECKING:
     from spider_bundle.batch.options import BatchOptions
+
+
+_INTERRUPTED = 130
+"""What a shell gives a command that SIGINT ended."""
 
 
 def fail(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
@@ -51,45 +53,29 @@ def shown() -> Iterator[None]:
 
 @contextmanager
 def without_traceback(
-    options: BatchOptions | None = None, subject: str = "the batch"
+    subject: str, options: BatchOptions | None = None, kept: str = "what is complete stays"
 ) -> Iterator[None]:
     """Tell what ends a command early in one line, and end with its exit code.
 
     Args:
-        options: To tell which of the files that they name cannot be read.
         subject: What ended.
+        options: To tell which of the files that they name cannot be read.
+        kept: What is told of an interruption.
 
     Raises:
         typer.BadParameter: Wrong use.
         typer.Exit: All else.
     """
-    from spider_bundle.cli.early_end import early_end  # heavy: keeps the help fast
-
     try:
         yield
     except (typer.Exit, typer.BadParameter):  # shown already
         raise
+    except KeyboardInterrupt:
+        fail(f"Interrupted: {kept}.", _INTERRUPTED)
     except Exception as error:
+        from spider_bundle.cli.early_end import early_end  # heavy
+
         end = early_end(error, options, subject)
         if end.exit_code == EXIT_USAGE:
             raise typer.BadParameter(end.message) from None
         fail(end.message, end.exit_code)
-
-
-@contextmanager
-def written(subject: str, action: str) -> Iterator[None]:
-    """Show an error of the file system as R01, without its text, which names the path.
-
-    Args:
-        subject: What could not be written.
-        action: What the operator can do.
-
-    Raises:
-        typer.Exit: The file system failed.
-    """
-    try:
-        yield
-    except OSError as error:
-        if is_debugging():
-            raise
-        fail(line(Code.WRITE_FAILED, f"{subject} ({reason(error)})", action=action))

@@ -43,7 +43,7 @@ def evaluate(
     from spider_bundle.evaluation.methods import NetworkMethod
     from spider_bundle.evaluation.protocols import evaluate as run_protocols
 
-    with without_traceback(subject="the evaluation"):
+    with without_traceback("the evaluation"):
         content = evaluation_workflow(values, bundle_root, config_file or []).parser
         validation = content.get_parsed_content("validate::data")
         if not validation:

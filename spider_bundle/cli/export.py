@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import BundleRoot, Weights
 
 
@@ -22,7 +22,6 @@ def export(
         from spider_bundle.exports import Part, export_bundle
 
         chosen = Part(part)
-    action = "check free space and permissions of its folder and export again"
-    with shown(), written("the file could not be written", action):
+    with without_traceback("the export"):
         export_bundle(output, chosen, weights=weights, root=bundle_root)
     typer.echo(f"{chosen.value} written to {output}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spider_bundle.cli.ends import fail, shown, without_traceback, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     Device,
@@ -26,7 +26,6 @@ from spider_bundle.cli.options import (
     of_geometry,
     of_input,
 )
-from spider_bundle.errors import CODES, Code
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 
 if TYPE_CHECKING:
@@ -110,7 +109,7 @@ def infer(
         check_extras(dicom, mesh, keep_identity)
         if device or precision != "auto":
             computation(device, precision)
-    with written("the output folder cannot be used", CODES[Code.WRITE_FAILED].action):
+    with without_traceback("the run"):
         output.mkdir(parents=True, exist_ok=True)
     with shown():
         from spider_bundle.batch.options import BatchOptions
@@ -131,7 +130,8 @@ def infer(
             config={"overrides": stated},
             bundle_root=bundle_root,
         )
-    with without_traceback(options, "the run"):
+    kept = "nothing was written of the study at hand, complete results stay"
+    with without_traceback("the run", options, kept):
         ended = _reconstruct(options, source)
     done, failed = ([key for key, state in ended if state == name] for name in ("done", "failed"))
     refused = len(ended) - len(done) - len(failed)
@@ -149,9 +149,6 @@ def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[st
 
     Returns:
         Study key and state of each study.
-
-    Raises:
-        typer.Exit: Interrupted.
     """
     _log.info("loading the network")  # seconds go by until the first study
     from spider_bundle.batch.job import Job
@@ -185,8 +182,6 @@ def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[st
                 ended.append((done.study_key, done.state.value))
                 if done.state is State.REFUSED:
                     refused.append({"study_key": done.study_key, "findings": list(done.findings)})
-        except KeyboardInterrupt:
-            fail("Interrupted: nothing was written of the study at hand.", 130)
         finally:
             if len(refused) > len(studies.refused):
                 write_refusals(options.output, refused)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import CreateKeyFile, KeyFile, require_pacs
 
 
@@ -58,13 +58,7 @@ def listen(
             f"{ae_title.strip()} listens on {bind}:{listener.port} for {callers}; SIGTERM stops it"
         )
 
-    with (
-        shown(),
-        written(
-            "the spool cannot be used",
-            "check free space and permissions of its folder and start again; what is stored stays",
-        ),
-    ):
+    with without_traceback("the listener"), shown():
         if create_key_file:
             if key_file is None:
                 raise ValueError("--create-key-file needs --key-file")

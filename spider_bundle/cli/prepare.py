@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 
 
@@ -50,14 +50,7 @@ def prepare(
     from spider_bundle.cases.quality import Verdict
     from spider_bundle.dicom.studies import PUBLIC_KEY
 
-    with (
-        shown(),
-        written(
-            "the cases could not be written",
-            "check free space and permissions of the output folder and run again; finished scans "
-            "stay",
-        ),
-    ):
+    with without_traceback("the preparation"), shown():
         key = os.environ.get("SPIDER_SITE_KEY") or PUBLIC_KEY
         options = PrepareOptions(
             spacing=spacing,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import require_pacs
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
 
@@ -62,13 +62,7 @@ def deliver(
     from spider_bundle.pacs.peer import Peer
     from spider_bundle.pacs.store import RetryPolicy, send_results
 
-    with (
-        shown(),
-        written(
-            "what was sent cannot be recorded",
-            "check free space and permissions of the results' folder and run again",
-        ),
-    ):
+    with without_traceback("the sending"), shown():
         outcome = send_results(results, Peer.parse(to), calling_ae, retry=RetryPolicy(*retry))
     typer.echo(
         f"{outcome.stored} objects sent, {outcome.skipped} sent before, "

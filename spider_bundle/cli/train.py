@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spider_bundle.cli.ends import fail, shown, without_traceback
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     DatasetDir,
@@ -69,11 +69,9 @@ def train(
                 overrides[name] = value
     from spider_bundle.bundle import training_workflow
 
-    with without_traceback(subject="the training"):
-        try:
-            workflow = training_workflow(overrides, bundle_root, config_file or [])
-            workflow.run()
-            workflow.finalize()
-        except KeyboardInterrupt:
-            fail("Interrupted: the same command resumes after the last complete epoch.", 130)
+    kept = "the same command resumes after the last complete epoch"
+    with without_traceback("the training", kept=kept):
+        workflow = training_workflow(overrides, bundle_root, config_file or [])
+        workflow.run()
+        workflow.finalize()
     typer.echo(f"weights: {output / 'model.pt'}; try them: spider infer ... --weights")
