@@ -58,7 +58,8 @@ def test_a_path_of_any_name_reaches_the_config(
 ) -> None:
     root = tmp_path / name
     root.mkdir()
-    (root / "configs").symlink_to(bundle_root / "configs")
+    for part in ("configs", "models"):
+        (root / part).symlink_to(bundle_root / part)
     pair = [{"image": {"frontal": config_text(root / "f"), "lateral": config_text(root / "l")}}]
     values = {"output_dir": config_text(root / "out"), "dataset::data": pair}
     content = inference_workflow(values, root).parser.get_parsed_content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,7 @@ def test_an_interruption_says_what_is_kept(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("spider_bundle.cli.infer._reconstruct", interrupt)
+    monkeypatch.setattr(sys.modules["spider_bundle.cli.infer"], "_reconstruct", interrupt)
     code, output = spider("infer", *pair, "-o", tmp_path / "out")
     assert code == 130
     assert output.startswith("Interrupted: nothing was written of the study at hand")

@@ -187,9 +187,11 @@ def result_settings(options: BatchOptions) -> dict[str, Any]:
     """Return all settings that the results depend on; no path is among them."""
     root = bundle_root(options.bundle_root)
     files = [root / "configs" / "inference.json", *options.config_files]
+    description = weights_file(options).with_suffix(".json")
     return _values(options, _RESULT) | {
         "version": __version__,
         "weights_sha256": file_sha256(weights_file(options)),
+        "model_sha256": file_sha256(description) if description.exists() else None,
         "config_sha256": [file_sha256(path) for path in files],
         "values_sha256": sha256_of(options.config),
         "device": device_of(options).partition(":")[0],

@@ -136,7 +136,8 @@ def test_the_unexpected_is_told_by_its_kind(
         monkeypatch.setattr(f"spider_bundle.batch.{module}.{place}_batch", end)
     code, said = command(*options)
     assert code == EXIT_FAILED
-    assert "R02 the batch failed unexpectedly (ZeroDivisionError)" in said
+    subject = "sending" if place == "send" else "batch"
+    assert f"R02 the {subject} failed unexpectedly (ZeroDivisionError)" in said
     assert PLANTED not in said
     assert "Traceback" not in said
 

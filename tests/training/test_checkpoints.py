@@ -146,8 +146,8 @@ def test_kill_while_the_checkpoint_is_written(
         Run(tmp_path).trainer.run()
     monkeypatch.undo()
     left = {path.name for path in tmp_path.iterdir()}
-    assert {"checkpoint.pt", "model.pt"} < left
-    assert len(left) == 3  # the partial file lies beside
+    assert {"checkpoint.pt", "model.pt", "model.json"} < left
+    assert len(left) == 4  # the partial file lies beside
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
     resumed = Run(tmp_path)
     resumed.trainer.run()
