@@ -99,7 +99,9 @@ def batch(
     config_file: Layers = None,
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Reconstruct every study of INPUT into OUTPUT, unattended; run again to resume.
+    """Reconstruct many studies unattended.
+
+    Every study of INPUT goes to OUTPUT; the same command resumes what was interrupted.
 
     Exit codes: 0 all done, 1 failures, 2 bad usage, 3 refused studies or none found, 4 stopped
     before the end. How each study ended is in OUTPUT/manifest.jsonl.

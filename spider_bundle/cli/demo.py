@@ -14,9 +14,10 @@ def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for the DICOM files.", file_okay=False)],
     number: Annotated[int, typer.Option(help="Number of studies.", min=1, metavar="N")] = 1,
 ) -> None:
-    """Write the demo's radiograph pair, made from an analytic head, or several from several heads.
+    """Write radiograph pairs of head phantoms.
 
-    The first study lies in FOLDER itself if it is the only one, otherwise in FOLDER/1.
+    They are made to try the commands with; no patient data are involved. The first study lies in
+    FOLDER itself if it is the only one, otherwise in FOLDER/1.
     """
     from spider_bundle.demo import write_demo_pair
     from spider_bundle.phantom import HeadPhantom

@@ -33,9 +33,10 @@ def evaluate(
     precision: Precision = "auto",
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Score the weights beside the baselines and controls on the validation heads.
+    """Score weights on validation heads.
 
-    Protocols V1 and V2, sensitivity, tables and figures go to OUTPUT.
+    Baselines and controls are scored beside them. Protocols V1 and V2, sensitivity, tables and
+    figures go to OUTPUT.
     """
     with shown():
         values = training_values(dataset_dir, device, precision, output_dir=output, weights=weights)

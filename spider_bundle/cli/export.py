@@ -17,7 +17,10 @@ def export(
     weights: Weights = None,
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Write the network with its weights as an ONNX file; the geometry is an input of it."""
+    """Write the network as an ONNX file.
+
+    It holds the weights; the geometry is an input of it.
+    """
     with shown():
         from spider_bundle.exports import Part, export_bundle
 

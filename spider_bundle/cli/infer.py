@@ -89,7 +89,7 @@ def infer(
     weights: Weights = None,
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Reconstruct one pair, or every study below a folder.
+    """Reconstruct a pair, or a folder of studies.
 
     Results go to OUTPUT/<study key>/: ct.nii.gz, label.nii.gz, report.json, preview.png, and what
     else is asked for. Values that the files lack can be stated here; they are recorded in the

@@ -41,7 +41,9 @@ def listen(
         Path | None, typer.Option(help="Folder for the audit log.", file_okay=False)
     ] = None,
 ) -> None:
-    """Receive radiographs from a PACS into SPOOL, the input of `spider batch`, until SIGTERM.
+    """Receive radiographs from a PACS.
+
+    They go to SPOOL, the input of `spider batch`, until SIGTERM.
 
     Exit codes: 0 stopped by a signal, 1 the address or the spool cannot be used, 2 bad usage.
     """

@@ -41,9 +41,10 @@ def prepare(
         str, typer.Option(help="Regular expression of the patient in the path of volumes.")
     ] = "",
 ) -> None:
-    """Prepare every CT scan below a folder as a head case for training and evaluation.
+    """Prepare CT scans for training.
 
-    Finished scans are skipped, so an interrupted run is resumed by the same command.
+    Every scan below the folder becomes a head case for training and evaluation. Finished scans are
+    skipped, so an interrupted run is resumed by the same command.
     """
     from spider_bundle.cases.datalist import head_datalist
     from spider_bundle.cases.folder import REPORT, PrepareOptions, prepare_folder, read_isocentres

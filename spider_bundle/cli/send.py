@@ -28,7 +28,9 @@ def send(
     ] = 5.0,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.", min=1)] = 30.0,
 ) -> None:
-    """Send the DICOM results below RESULTS to a PACS; run again to send what is new.
+    """Send DICOM results to a PACS.
+
+    The same command, run again, sends what is new below RESULTS.
 
     Exit codes: 0 all sent, now or before, 1 something could not be sent, 2 bad usage, 3 there are
     no DICOM results. What was sent is in RESULTS/sent.jsonl.

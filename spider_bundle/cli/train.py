@@ -48,10 +48,11 @@ def train(
     precision: Precision = "auto",
     bundle_root: BundleRoot = None,
 ) -> None:
-    """Train on prepared heads; an interrupted training is resumed by the same command.
+    """Train on prepared heads.
 
-    The same as `monai.bundle run training`. OUTPUT then holds model.pt and model.json for
-    `spider infer --weights`, and checkpoint.pt.
+    An interrupted training is resumed by the same command, which does the same as `monai.bundle run
+    training`. OUTPUT then holds model.pt and model.json for `spider infer --weights`, and
+    checkpoint.pt.
     """
     given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     with shown():
