@@ -111,7 +111,8 @@ def study_folder(
             that is not a finished study has the study's name.
         OSError: The disk refused.
     """
-    key = _checked(study_key)
+    if not _KEY.fullmatch(key := study_key):
+        raise ValueError("a study key is 1 to 128 letters, digits, hyphens and underscores")
     folder = Path(out)
     try:
         with _lock(folder, key, timeout):
@@ -129,7 +130,7 @@ def study_folder(
                 if not (partial / REPORT_FILE).is_file():
                     raise StudyError("the study has no report")
                 sync_tree(partial)
-                _replace(partial, final, _retired(folder, key))
+                _replace(partial, final, folder / f".{key}.retired")
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
@@ -226,16 +227,6 @@ def _write_dicom(folder: Path, result: Result) -> None:
     write_segmentation(target, result.labels, grid, ct_files, identity)
 
 
-def _checked(study_key: str) -> str:
-    if not _KEY.fullmatch(study_key):
-        raise ValueError("a study key is 1 to 128 letters, digits, hyphens and underscores")
-    return study_key
-
-
-def _retired(folder: Path, key: str) -> Path:
-    return folder / f".{key}.retired"
-
-
 @contextmanager
 def _lock(folder: Path, key: str, timeout: float) -> Iterator[None]:
     """Hold the study's lock; lock files stay, since removing a held one would split it in two."""
@@ -249,7 +240,7 @@ def _recover(folder: Path, key: str) -> None:
     """Undo what a dead run left behind; the caller holds the lock."""
     for partial in folder.glob(f".{key}.partial-*"):
         shutil.rmtree(partial, ignore_errors=True)
-    retired, final = _retired(folder, key), folder / key
+    retired, final = folder / f".{key}.retired", folder / key
     if retired.is_dir() and not os.path.lexists(final):
         os.rename(retired, final)
         sync(folder)
