@@ -1,6 +1,6 @@
 """What a batch adds to the network: one run over simulated studies, and its memory.
 
-The studies are random analytic heads as DICOM pairs. First the network alone reconstructs each of
+The studies are random head phantoms as DICOM pairs. First the network alone reconstructs each of
 them, in two ways: one after the other with all cores for each, and in as many processes at once as
 the batch has workers, with as many threads each. Then the batch does everything. The overhead is
 the time of the batch, from the first study that a worker reads to the last that is on disk, over

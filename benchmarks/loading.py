@@ -1,6 +1,6 @@
 """Does loading keep up with the network: cases prepared against cases trained per second.
 
-The training pipeline of ``configs/train.json`` runs on random analytic heads, which need no data,
+The training pipeline of ``configs/train.json`` runs on random head phantoms, which need no data,
 with several numbers of loading processes; the network trains on one batch that stays on the device.
 Both are measured alone. Where the ratio is above 1, loading prepares more cases than the network
 takes.
@@ -67,7 +67,7 @@ def parse_options() -> argparse.Namespace:
 
 
 def training_parser(options: argparse.Namespace, workers: int) -> ConfigParser:
-    """Return the training config with random analytic heads."""
+    """Return the training config with random head phantoms."""
     parser = ConfigParser()
     parser.read_config(str(ROOT / "configs" / "train.json"))
     parser.update(

@@ -1,4 +1,4 @@
-"""The demo's input: a radiograph pair of the analytic head as DICOM files."""
+"""The demo's input: a radiograph pair of the head phantom as DICOM files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write_demo_pair(
     pitch: float = 0.6,
     shape: tuple[int, int] = (480, 480),
 ) -> tuple[Path, Path]:
-    """Write a PA and a left lateral radiograph of an analytic head.
+    """Write a PA and a left lateral radiograph of a head phantom.
 
     Args:
         folder: Folder for ``frontal.dcm`` and ``lateral.dcm``, created if absent.

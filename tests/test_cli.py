@@ -109,7 +109,7 @@ def test_an_output_folder_that_cannot_be_made_is_r01(
     (tmp_path / "Doe").touch()
     code, output = spider("infer", *pair, "-o", tmp_path / "Doe" / "sub")
     assert code == EXIT_FAILED
-    assert output.startswith("R01 the run could not go on (Not a directory). To do: ")
+    assert output.startswith("R01 the run could not continue (Not a directory). To do: ")
     assert "Doe" not in output
 
 

@@ -93,7 +93,7 @@ class Plan:
             rule = f" (rule {job.rule} of the profile)" if job.rule else ""
             yield f"study {job.study_key}: would run{rule}"
         for job in self.skipped:
-            yield f"study {job.study_key}: done before, would be skipped"
+            yield f"study {job.study_key}: already done, would be skipped"
         for refusal in self.refusals:
             for fact in refusal.findings:
                 if fact["severity"] == "error":

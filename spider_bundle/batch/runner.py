@@ -213,7 +213,7 @@ class _Run:
         if not options.watch:
             self._audit.intake(found.counts)
             _log.info(
-                "found %d studies, %d refused; left out: %d files that are not DICOM, %d DICOM "
+                "found %d studies, %d refused; skipped: %d files that are not DICOM, %d DICOM "
                 "objects that are not radiographs",
                 *found.counts.values(),
             )

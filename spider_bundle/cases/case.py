@@ -79,7 +79,7 @@ def load_case(entry: Mapping[str, Any]) -> HeadCase:
 
 
 def phantom_case(seed: int, spacing: float = 4.0, shape: int = 64) -> HeadCase:
-    """Random analytic head as a case; the seed decides its shape and pose.
+    """Random head phantom as a case; the seed decides its shape and pose.
 
     Args:
         seed: Seed of :meth:`HeadPhantom.random`.

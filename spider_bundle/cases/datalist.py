@@ -57,7 +57,7 @@ def _of_split(patient: dict[str, Any]) -> dict[str, Any]:
 
 
 def phantom_datalist(count: int, first_seed: int = 0) -> list[dict[str, Any]]:
-    """Entries of random analytic heads.
+    """Entries of random head phantoms.
 
     Args:
         count: Number of phantoms.

@@ -1,6 +1,6 @@
-"""Find the head in a CT and its isocentre by matching the analytic head.
+"""Find the head in a CT and its isocentre by matching the head phantom.
 
-The nominal analytic head is moved over the scan at 8 mm; its correlation with the measured voxels
+The nominal head phantom is moved over the scan at 8 mm; its correlation with the measured voxels
 is largest where the head is. This needs neither a complete vault nor a table-free scan, and one
 Fourier transform tries all places.
 """
@@ -21,7 +21,7 @@ from spider_bundle.geometry import Grid
 from spider_bundle.phantom import HeadPhantom
 
 ISOCENTRE_IN_TEMPLATE: tuple[float, float, float] = (0.0, -14.4, -8.8)
-"""Where the isocentre of the training heads lies in the analytic head, LPS mm.
+"""Where the isocentre of the training heads lies in the head phantom, LPS mm.
 
 Theirs is 25 mm anterior of the brainstem's centroid. Calibrated on the 57 training heads.
 """

@@ -17,7 +17,7 @@ from spider_bundle.logs import debug
 
 @dataclass(frozen=True)
 class EarlyEnd:
-    """How a batch ended that could not start or go on.
+    """How a batch ended that could not start or continue.
 
     Attributes:
         message: For the operator; it names no file.
@@ -49,7 +49,7 @@ def early_end(
             unreadable = line(Code.RUN_FAILED, str(error), action="give --bundle-root")
         if unreadable:
             return EarlyEnd(unreadable)
-        message = f"{subject} could not go on ({reason(error)})"
+        message = f"{subject} could not continue ({reason(error)})"
         action = f"{CODES[Code.WRITE_FAILED].action}; what is done stays"
         return EarlyEnd(line(Code.WRITE_FAILED, message, action=action))
     # its text may quote a path or an attribute: name its kind only

@@ -84,7 +84,7 @@ class StudyDataset(Dataset):
                 self._add(study.key, {"image": pair})
         others = ", ".join(f"{n} {kind}" for kind, n in sorted(found.other_objects.items()))
         _log.info(
-            "left out: %d files that are not DICOM, DICOM objects that are not radiographs: %s",
+            "skipped: %d files that are not DICOM, DICOM objects that are not radiographs: %s",
             found.foreign_files,
             others or "none",
         )

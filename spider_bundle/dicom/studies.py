@@ -113,7 +113,7 @@ def find_studies(
     Args:
         paths: Folders or files.
         key: See :func:`study_key`.
-        allow_secondary_capture: Take secondary captures for radiographs.
+        allow_secondary_capture: Accept secondary captures.
         frames: See :func:`~.film.describe`, as for the next.
         keep_identity: Whether to read the identity of patient and study.
     """
@@ -270,7 +270,7 @@ def _study(members: Sequence[_Named], key: str) -> Study:
         message = f"{CODES[Code.NOT_A_PAIR].condition}: {listed}"
         found.append(finding(Code.NOT_A_PAIR, _PAIR, message))
     elif any(member.info.kind == "unknown" for member in members):
-        message = f"a radiograph of unknown view is left out: {listed}"
+        message = f"a radiograph of unknown view is ignored: {listed}"
         found.append(finding(Code.NOT_A_PAIR, _PAIR, message, severity=Severity.WARNING))
     if frontal and lateral:
         found += identity_findings(frontal.identifiers, lateral.identifiers)

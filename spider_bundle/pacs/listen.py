@@ -79,7 +79,7 @@ class ListenOptions(BaseModel):
         max_associations: Maximum number of simultaneous associations.
         min_free_gb: Space in GiB that must remain free on the disk of the spool.
         max_object_mb: Largest object in MiB.
-        allow_secondary_capture: Take secondary captures too.
+        allow_secondary_capture: Accept secondary captures too.
         key: Secret of the site for the names in the spool; hidden in the repr.
         audit: Folder for the audit log; ``.listen`` in the spool if not given.
         timeout: Seconds after which a silent association is ended.

@@ -1,4 +1,4 @@
-"""The analytic head as a list of convex bodies, and random heads around it.
+"""The head phantom as a list of convex bodies, and random heads around it.
 
 Sizes and positions follow ordinary adult anatomy to a few millimetres; it is a model to compute
 with, not an atlas, and holds no patient data.

@@ -30,7 +30,7 @@ class ResumableCheckpoint:
     :mod:`spider_bundle.weights`), ready for inference.
 
     Where several processes train together, the first one reads and writes the files. Names in the
-    files do not depend on that: any number of processes can go on.
+    files do not depend on that: any number of processes can resume.
 
     Args:
         folder: Folder of ``checkpoint.pt``, ``model.pt`` and ``model.json``.

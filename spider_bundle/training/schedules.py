@@ -16,7 +16,7 @@ class WarmupCosineRestarts(LambdaLR):
     """Cosine decay that starts anew, each time with a linear warm-up (Loshchilov & Hutter 2017).
 
     Each cycle is MONAI's ``WarmupCosineSchedule`` over its own steps. The schedule depends on the
-    number of steps alone, so that a training which is cut goes on where it was.
+    number of steps alone, so that an interrupted training resumes where it was.
 
     Args:
         optimizer: Its learning rates are the highest ones.

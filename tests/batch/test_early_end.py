@@ -80,7 +80,7 @@ def test_a_locked_folder_ends_with_its_code(
         (["--bundle-root", "bare"], ["R02 there are no weights", "--weights"]),
         (["--bundle-root", "bare", "--dry-run"], ["R02 there are no weights", "--weights"]),
         (["--bundle-root", "none"], ["R02 there is no bundle", "--bundle-root"]),
-        ([], ["R01 the batch could not go on (File exists)"]),
+        ([], ["R01 the batch could not continue (File exists)"]),
     ],
 )
 def test_what_is_missing_or_cannot_be_written_is_told_as_such(
@@ -180,5 +180,5 @@ def test_a_share_that_is_gone_is_told_without_its_path(tmp_path: Path) -> None:
     source.rmdir()
     end = early_end(OSError(errno.ESTALE, "Stale file handle", str(source)), options)
     assert end.exit_code == EXIT_FAILED
-    assert end.message.startswith("R01 the batch could not go on (Stale file handle)")
+    assert end.message.startswith("R01 the batch could not continue (Stale file handle)")
     assert "DOE" not in end.message

@@ -185,7 +185,7 @@ def test_dry_run_after_the_night(night: Night) -> None:
     before = contents(night.root / "out")
     result = CliRunner().invoke(app, [*night.arguments, "--dry-run"])
     assert result.exit_code == 3
-    assert result.output.count("done before, would be skipped") == 2
+    assert result.output.count("already done, would be skipped") == 2
     assert "refused: E06" in result.output
     assert contents(night.root / "out") == before
 

@@ -26,7 +26,7 @@ SHIFT = np.array([31.0, -47.0, 812.0])
 
 @lru_cache(maxsize=4)
 def head_scan(spacing: float = 4.0, voxels: int = 60) -> tuple[np.ndarray, Grid]:
-    """HU (do not change in place) and grid of the analytic head, moved by :data:`SHIFT`."""
+    """HU (do not change in place) and grid of the head phantom, moved by :data:`SHIFT`."""
     centred = Grid.centred(spacing, voxels)
     hu, _ = HeadPhantom.nominal().voxelise(centred, supersample=2)
     affine = centred.affine.copy()

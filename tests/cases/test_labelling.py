@@ -1,4 +1,4 @@
-"""The label recipe against the exact labels of voxelised analytic heads."""
+"""The label recipe against the exact labels of voxelised head phantoms."""
 
 from __future__ import annotations
 
