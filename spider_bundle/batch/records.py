@@ -1,27 +1,37 @@
 """What a batch writes about its studies: the manifest and the audit logs, one JSON object per line.
 
-Lines are appended and forced to disk; none is ever changed, and one torn by a power cut is passed
-over. Studies are named by their keyed hash only.
+Lines are appended and forced to disk; none is ever changed. A line that does not hold what it
+should, whatever is in it, is passed over. Studies are named by their keyed hash only.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 from spider_bundle.files import sync
 from spider_bundle.outputs.report import software_versions
 
 MANIFEST_FILE = "manifest.jsonl"
 AUDIT_FOLDER = "audit"
+_LONGEST_LINE = 16 << 20
+"""Bytes of a line that is still read."""
+_LISTED = 10
+"""Damaged lines that are named."""
+
+_log = logging.getLogger(__name__)
 
 
 class State(StrEnum):
@@ -47,11 +57,13 @@ class Entry:
         run: Number of the run, as in the audit log.
     """
 
-    study_key: str
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    study_key: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
     state: State
     fingerprint: str
     codes: Sequence[str] = ()
-    findings: Sequence[Mapping[str, Any]] = ()
+    findings: Sequence[Mapping[str, str | None]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     run: int = 0
 
@@ -67,17 +79,8 @@ class Entry:
             "run": self.run,
         }
 
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Entry:
-        """Return the entry of a line.
 
-        Raises:
-            KeyError: A field is absent.
-            TypeError: A field is unknown.
-            ValueError: The state is unknown, or times are no numbers.
-        """
-        seconds = {name: float(value) for name, value in dict(record.get("seconds", {})).items()}
-        return cls(**{**record, "state": State(record["state"]), "seconds": seconds})
+_ENTRY = TypeAdapter(Entry)
 
 
 class Manifest:
@@ -90,7 +93,7 @@ class Manifest:
 
     Attributes:
         entries: The entry that counts, by study key.
-        damaged: Number of lines that could not be read.
+        damaged: Numbers, from 1, of the lines that hold no entry.
 
     Raises:
         OSError: The manifest cannot be read.
@@ -99,12 +102,12 @@ class Manifest:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._path = Path(folder) / MANIFEST_FILE
         self.entries: dict[str, Entry] = {}
-        records, self.damaged = read_lines(self._path)
-        for record in records:
+        self.damaged: list[int] = []
+        for number, record in numbered_lines(self._path):
             try:
-                entry = Entry.from_record(record)
-            except (KeyError, TypeError, ValueError):
-                self.damaged += 1
+                entry = _ENTRY.validate_python(record)
+            except (ValueError, OverflowError):
+                self.damaged.append(number)
             else:
                 self.entries[entry.study_key] = entry
 
@@ -147,7 +150,7 @@ class AuditLog:
     def __init__(self, folder: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         logs = Path(folder) / AUDIT_FOLDER
         logs.mkdir(parents=True, exist_ok=True)
-        matches = (re.fullmatch(r"run-(\d+)\.jsonl", path.name) for path in logs.iterdir())
+        matches = (re.fullmatch(r"run-(\d{1,9})\.jsonl", path.name) for path in logs.iterdir())
         self.run = 1 + max((int(match.group(1)) for match in matches if match), default=0)
         self._path = logs / f"run-{self.run:06d}.jsonl"
         self._start = time.monotonic()
@@ -215,29 +218,46 @@ def append_line(path: Path, record: Mapping[str, Any]) -> None:
         sync(path.parent)
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read every whole object.
+def numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Yield the number, from 1, and the object of every line; None for a line that holds none.
 
     Args:
         path: The file; it may be absent.
 
-    Returns:
-        The objects in order, and the number of lines that hold none: a run that was killed leaves
-        at most one.
-
     Raises:
         OSError: The file cannot be read.
     """
-    records, damaged = [], 0
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
-        if not line:
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            damaged += 1
-    return records, damaged
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        for number in count(1):
+            line = rest = stream.readline(_LONGEST_LINE)
+            if not line:
+                return
+            while len(rest) == _LONGEST_LINE and not rest.endswith(b"\n"):
+                line, rest = b"", stream.readline(_LONGEST_LINE)
+            if line == b"\n":
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
+                record = None
+            yield number, record if isinstance(record, dict) else None
+
+
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """Return the objects of a file in order, and the numbers of the lines that hold none.
+
+    Arguments and errors are those of :func:`numbered_lines`.
+    """
+    lines = list(numbered_lines(path))
+    records = [record for _, record in lines if record is not None]
+    return records, [number for number, record in lines if record is None]
+
+
+def log_damage(name: str, numbers: Sequence[int]) -> None:
+    """Warn of damaged lines of a file, if there are any, by their numbers."""
+    if numbers:
+        listed = ", ".join(map(str, numbers[:_LISTED]))
+        more = f" and {len(numbers) - _LISTED} more" if len(numbers) > _LISTED else ""
+        _log.warning("%s: passed over damaged lines %s%s", name, listed, more)

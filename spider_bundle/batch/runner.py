@@ -43,7 +43,14 @@ from spider_bundle.batch.outcome import Outcome, is_done, new_finder, plan_batch
 from spider_bundle.batch.pool import WorkerPool
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.progress import progress
-from spider_bundle.batch.records import AuditLog, Entry, Manifest, State
+from spider_bundle.batch.records import (
+    MANIFEST_FILE,
+    AuditLog,
+    Entry,
+    Manifest,
+    State,
+    log_damage,
+)
 from spider_bundle.batch.sandbox import CallStopped, Child
 from spider_bundle.batch.stop import StopRequest
 from spider_bundle.batch.worker import StudyDone, load
@@ -132,8 +139,7 @@ class _Run:
         self._has_news = True
 
     def run(self) -> Outcome:
-        if self._manifest.damaged:
-            _log.warning("%d lines of the manifest are unreadable", self._manifest.damaged)
+        log_damage(MANIFEST_FILE, self._manifest.damaged)
         exit_code = EXIT_FAILED
         with ExitStack() as stack:
             self._clean()

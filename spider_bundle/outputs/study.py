@@ -191,7 +191,7 @@ def is_whole(out: str | os.PathLike[str], study_key: str) -> bool:
     try:
         report = json.loads((folder / REPORT_FILE).read_bytes())
         return all(file_sha256(folder / f["name"]) == f["sha256"] for f in report["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 
