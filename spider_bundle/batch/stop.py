@@ -18,12 +18,16 @@ _log = logging.getLogger(__name__)
 class StopRequest:
     """Counts SIGTERM and SIGINT.
 
+    Args:
+        at_hand: What is finished after the first, for the log.
+
     Attributes:
         requests: How often the batch was asked to end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_hand: str = "studies") -> None:
         self.requests = 0
+        self._at_hand = at_hand
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -51,4 +55,4 @@ class StopRequest:
     def _count(self, *_: Any) -> None:
         self.requests += 1
         if self.requests == 1:
-            _log.warning("stopping after the studies at hand; once more to stop at once")
+            _log.warning("stopping after the %s at hand; once more to stop at once", self._at_hand)

@@ -106,20 +106,24 @@ class FilmStream(io.BufferedReader):
     """A DICOM file that can be read so many times.
 
     Args:
-        path: The file.
+        source: The file, or its content.
+        reads: Number of times.
 
     Raises:
         OSError: It cannot be opened.
         NotDicomError: It does not begin as a DICOM file.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    name: Any = ""  # which pydicom asks for, and content has none
+
+    def __init__(self, source: Path | str | io.BytesIO, reads: int = MAXIMUM_READS) -> None:
         try:
-            super().__init__(io.FileIO(path))
+            super().__init__(source if isinstance(source, io.BytesIO) else io.FileIO(source))
         except ValueError:  # a path with a null character
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-        self._left = MAXIMUM_READS
-        self._size = os.fstat(self.fileno()).st_size
+        self._left = reads
+        self._size = self.seek(0, os.SEEK_END)
+        self.seek(0)
         try:
             if self.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] != _MAGIC:
                 message = "not a readable DICOM file (InvalidDicomError)"

@@ -11,34 +11,34 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
-from types import FrameType
 from typing import Any, Self
 
-import pydicom
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pynetdicom import AE, evt
+from pynetdicom import evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from spider_bundle.batch.records import AuditLog
-from spider_bundle.dicom.header import Header
+from spider_bundle.batch.stop import StopRequest
+from spider_bundle.dicom.header import MAXIMUM_READS, FilmStream, Header
 from spider_bundle.dicom.studies import PUBLIC_KEY, study_key
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import atomic_path, sync
 from spider_bundle.logs import silenced, silent_pydicom
+from spider_bundle.pacs.audit import ListenLog
 from spider_bundle.pacs.peer import checked_title
 from spider_bundle.pacs.server import (
+    LONGEST_PDU,
     BoundedServer,
+    BoundedSocket,
+    Entity,
     accepted_sop_classes,
     accepted_transfer_syntaxes,
-    connection_of,
 )
 from spider_bundle.pseudonym import pseudonym
 
@@ -51,15 +51,15 @@ NOT_AS_ANNOUNCED = 0xA900
 CANNOT_UNDERSTAND = 0xC000
 
 _PREAMBLE = 132  # 128 bytes and the prefix DICM
-_READ_KEYWORDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID")
 _GIBIBYTE = 1 << 30
 _MEBIBYTE = 1 << 20
-_PDU = 1 << 18
 #: What a message holds beside its data set: command set and headers of its PDUs.
 _OVERHEAD = _MEBIBYTE
 #: Connections beyond the association limit that are heard out, to be told that it is reached.
 _SPARE_CONNECTIONS = 8
 _POLL_SECONDS = 0.1
+#: Reads of a header that take no time; hardly any radiograph needs more.
+_QUICK_READS = 20_000
 
 _OUTCOMES = ("stored", "unchanged", "replaced")
 
@@ -102,7 +102,7 @@ class ListenOptions(BaseModel):
     min_free_gb: float = Field(default=1.0, ge=0)
     max_object_mb: float = Field(default=512.0, gt=0)
     allow_secondary_capture: bool = False
-    key: str = PUBLIC_KEY
+    key: str = Field(default=PUBLIC_KEY, repr=False)
     audit: Path | None = None
     timeout: float = Field(default=60.0, gt=0)
     grace: float = Field(default=60.0, ge=0)
@@ -115,11 +115,6 @@ class ListenOptions(BaseModel):
             checked_title(title)
         return self
 
-    def __repr__(self) -> str:
-        return f"ListenOptions({self.ae_title})"
-
-    __str__ = __repr__  # pydantic's would show the key
-
 
 class _RefusedError(Exception):
     """An object that is not stored; carries the status for its sender."""
@@ -128,22 +123,6 @@ class _RefusedError(Exception):
         self.code = code
         self.status = status
         super().__init__(code, status)
-
-
-class ListenLog(AuditLog):
-    """The audit log of a listener; several threads may write to it."""
-
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self._lock = threading.Lock()
-        super().__init__(folder, settings)
-
-    def record(self, kind: str, **values: Any) -> None:
-        """Append a line; a disk that refuses it must not stop the listener."""
-        with self._lock:
-            try:
-                self._write(kind, values)
-            except OSError:
-                _log.warning("the audit log cannot be written")
 
 
 class Listener:
@@ -162,6 +141,7 @@ class Listener:
         self._spool = options.spool
         self._titles = {checked_title(title) for title in options.allow}
         self._lock = threading.Lock()
+        self._long_headers = threading.Lock()
         self._counts = dict.fromkeys((*_OUTCOMES, "refused", "rejected"), 0)
         private = self._spool / LISTEN_FOLDER
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -174,9 +154,11 @@ class Listener:
             for partial in self._spool.glob("*/.*-partial-*.dcm"):
                 partial.unlink(missing_ok=True)
             stack.enter_context(silenced("pynetdicom"))
+            stack.enter_context(silent_pydicom())  # what its threads restore is silent too
             self._server = self._open()
             stack.callback(self._server.server_close)
-            self._log = ListenLog(options.audit or private, self._settings())
+            reserve = options.min_free_gb * _GIBIBYTE
+            self._log = ListenLog(options.audit or private, self._settings(), reserve)
             thread = threading.Thread(
                 target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True
             )
@@ -215,15 +197,15 @@ class Listener:
                         association.abort()
                     break
                 time.sleep(_POLL_SECONDS)
-            self._log.record("end", counts=self.counts)
+            self._log.record("end", is_always=True, counts=self.counts)
 
     def _open(self) -> BoundedServer:
         options = self._options
-        entity = AE(checked_title(options.ae_title))
+        entity = Entity(checked_title(options.ae_title))
         entity.require_called_aet = True
         entity.require_calling_aet = [] if options.allow_any else sorted(self._titles)
         entity.maximum_associations = options.max_associations
-        entity.maximum_pdu_size = _PDU
+        entity.maximum_pdu_size = LONGEST_PDU // 2  # some callers send a little more
         entity.network_timeout = entity.dimse_timeout = options.timeout
         entity.acse_timeout = min(options.timeout, 30.0)
         entity.add_supported_context(Verification)
@@ -238,13 +220,7 @@ class Listener:
             (evt.EVT_CONN_CLOSE, self._closed),
         ]
         try:
-            server = BoundedServer(
-                entity,
-                (options.bind, options.port),
-                checked_title(options.ae_title),
-                entity.supported_contexts,
-                evt_handlers=handlers,
-            )
+            server = BoundedServer(entity, (options.bind, options.port), handlers)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
             message = f"the address cannot be listened on ({reason})"
@@ -257,16 +233,11 @@ class Listener:
 
     def _settings(self) -> dict[str, Any]:
         options = self._options
-        return {
+        left_out = {"spool", "key", "audit", "timeout", "grace"}
+        return options.model_dump(exclude=left_out) | {
             "ae_title": checked_title(options.ae_title),
-            "bind": options.bind,
             "port": self._port,
             "allow": sorted(self._titles),
-            "allow_any": options.allow_any,
-            "max_associations": options.max_associations,
-            "min_free_gb": options.min_free_gb,
-            "max_object_mb": options.max_object_mb,
-            "allow_secondary_capture": options.allow_secondary_capture,
             "site_key": "public" if options.key == PUBLIC_KEY else "secret",
         }
 
@@ -276,22 +247,28 @@ class Listener:
 
     def _message(self, event: evt.Event) -> None:
         """Count from 0 again after a whole message; cut off who sends on without waiting."""
-        connection = connection_of(event)
-        if connection is not None:
+        transport = event.assoc.dul.socket
+        if isinstance(transport, BoundedSocket):
             waiting = event.assoc.dimse.msg_queue.qsize()
-            connection.received = 0 if waiting <= 1 else connection.limit
+            transport.received = 0 if waiting <= 1 else self._server.message_limit
 
     def _rejected(self, event: evt.Event) -> None:
         with self._lock:
             self._counts["rejected"] += 1
-        _log.warning("%s association rejected", Code.CALLER_REJECTED.value)
-        self._log.record("rejected", code=Code.CALLER_REJECTED.value, caller=self._caller(event))
+        self._note("rejected", event, Code.CALLER_REJECTED, "association rejected")
 
     def _closed(self, event: evt.Event) -> None:
-        connection = connection_of(event)
-        if connection is not None and connection.is_cut:
-            _log.warning("%s a message was too large", Code.MESSAGE_TOO_LARGE.value)
-            self._log.record("cut", code=Code.MESSAGE_TOO_LARGE.value, caller=self._caller(event))
+        dul = event.assoc.dul
+        if event.assoc.requestor.primitive is None and dul.to_user_queue.empty():
+            ends: Any = None  # the thread, which would wait for a request until its time is up
+            dul.to_user_queue.put(ends)
+        if isinstance(dul.socket, BoundedSocket) and dul.socket.is_cut:
+            self._note("cut", event, Code.MESSAGE_TOO_LARGE, "a message was too large")
+
+    def _note(self, kind: str, event: evt.Event, code: Code, message: str) -> None:
+        """Log what a caller has caused, unless there was too much of it."""
+        if self._log.record(kind, code=code.value, caller=self._caller(event)):
+            _log.warning("%s %s", code.value, message)
 
     def _store(self, event: evt.Event) -> int:
         """Handle a C-STORE request; the answer is the status of DICOM PS3.4 table B.2-1."""
@@ -300,21 +277,22 @@ class Listener:
             outcome, code, status = self._keep(event, names), None, SUCCESS
         except _RefusedError as refusal:
             outcome, code, status = "refused", refusal.code.value, refusal.status
-            _log.warning("%s an object was refused (status %04X)", code, status)
-        else:
-            _log.info(
-                "study %s: object %s from %s", names["study_key"], outcome, self._caller(event)
-            )
         with self._lock:
             self._counts[outcome] += 1
-        self._log.record(
+        caller = self._caller(event)
+        is_written = self._log.record(
             "object",
-            caller=self._caller(event),
+            is_always=outcome in ("stored", "replaced"),
+            caller=caller,
             outcome=outcome,
             status=f"{status:04X}",
             code=code,
             **names,
         )
+        if code is None:
+            _log.info("study %s: object %s from %s", names["study_key"], outcome, caller)
+        elif is_written:
+            _log.warning("%s an object was refused (status %04X)", code, status)
         return status
 
     def _keep(self, event: evt.Event, names: dict[str, str]) -> str:
@@ -332,8 +310,12 @@ class Listener:
         """
         try:
             content = event.encoded_dataset()
-            with self._lock:  # silent_pydicom() changes the warning filters of the whole process
-                identifiers = _identifiers(content, event)
+            try:
+                identifiers = _identifiers(content, event, _QUICK_READS)
+            except SpiderError:
+                # in turn: each takes as much as a batch allows, and callers with others do not wait
+                with self._long_headers:
+                    identifiers = _identifiers(content, event, MAXIMUM_READS)
         except _RefusedError:
             raise
         except Exception:  # pydicom raises nearly every kind of exception on damaged data
@@ -382,18 +364,16 @@ class Listener:
         return title if title in self._titles else f"unnamed at {requestor.address}"
 
 
-def _identifiers(content: bytes, event: evt.Event) -> tuple[str, str]:
+def _identifiers(content: bytes, event: evt.Event, reads: int) -> tuple[str, str]:
     """Return StudyInstanceUID, empty if absent, and SOPInstanceUID of an object.
 
     Raises:
+        SpiderError: E01 or E02, a batch could not read it with so many reads.
         _RefusedError: N12, it is not the object that was announced.
     """
-    with silent_pydicom():
-        dataset = pydicom.dcmread(
-            BytesIO(content), stop_before_pixels=True, specific_tags=list(_READ_KEYWORDS)
-        )
-        header = Header(dataset)
-        identifiers = header.identifiers()
+    with FilmStream(BytesIO(content), reads) as stream:
+        header = Header(stream.parse("radiograph", pixels=False))
+    identifiers = header.identifiers()
     announced: Any = event.request
     if (header.text("SOPClassUID"), identifiers.instance) != (
         str(announced.AffectedSOPClassUID),
@@ -419,23 +399,13 @@ def listen(options: ListenOptions, started: Callable[[Listener], None] | None = 
         SpiderError: N08 or N09.
         OSError: The spool cannot be written to.
     """
-    signals: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        signals.append(number)
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
+    stop = StopRequest("associations")
+    with stop.listening():
         listener = Listener(options)
         if started is not None:
             started(listener)
-        while not signals:
-            time.sleep(_POLL_SECONDS)
-        listener.stop(lambda: len(signals) > 1)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        while not stop.is_requested():
+            stop.sleep(_POLL_SECONDS)
+        listener.stop(lambda: stop.requests > 1)
     counts = listener.counts
     return sum(counts[outcome] for outcome in _OUTCOMES)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import threading
+import time
+from contextlib import suppress
 from socketserver import TCPServer
 from typing import Any
 
@@ -16,11 +19,17 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
-from pynetdicom import evt
-from pynetdicom.transport import ThreadedAssociationServer
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
 from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES
 
+LONGEST_PDU = 1 << 18
+"""Longest PDU that is read, bytes, and all that is read before an association is accepted.
+
+That is room for 128 presentation contexts with 20 transfer syntaxes each.
+"""
 _NATIVE = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian)
 
 _log = logging.getLogger(__name__)
@@ -52,46 +61,119 @@ def accepted_sop_classes(allow_secondary_capture: bool = False) -> list[str]:
     ]
 
 
-class BoundedConnection(socket.socket):
-    """A TCP connection that fails when one message is longer than allowed.
+class Entity(AE):
+    """An application entity whose limit of associations counts those that are established.
 
-    pynetdicom gathers PDUs and messages of whatever length the peer announces in memory.
+    Connections that have not said who they are could otherwise keep everybody out.
     """
 
-    limit: int
-    received = 0
-    is_cut = False
+    @property
+    def active_associations(self) -> list[Association]:
+        """Return established associations, and the one whose thread asks."""
+        asking = threading.current_thread()
+        return [a for a in super().active_associations if a.is_established or a is asking]
 
-    def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """Receive as usual; OSError if the message is too long."""
-        data = super().recv(size, flags)
-        self.received += len(data)
-        if self.received > self.limit:
+
+class BoundedSocket(AssociationSocket):
+    """The socket of an association, which fails when a caller sends too much at a time.
+
+    pynetdicom gathers PDUs and messages of whatever length the peer announces in memory. Until the
+    association is accepted, anybody may have called, so only a request fits.
+
+    Attributes:
+        received: Bytes of the message so far.
+        is_cut: Whether too much was announced.
+        is_ended: Whether it was closed to make room.
+    """
+
+    server: BoundedServer
+    received = 0
+    is_cut = is_ended = False
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Receive the head or the rest of a PDU.
+
+        Args:
+            nr_bytes: Its length.
+
+        Returns:
+            The bytes, fewer if the connection was closed.
+
+        Raises:
+            OSError: It is too long, or did not come in time.
+        """
+        assert self.socket is not None
+        answer = self.assoc.acceptor.primitive
+        is_accepted = answer is not None and answer.result == 0
+        limit = self.server.message_limit if is_accepted else LONGEST_PDU
+        self.received += nr_bytes
+        message = self.assoc.dimse.message
+        command = message.encoded_command_set.tell() if message else 0
+        if self.received > limit or max(nr_bytes, command) > LONGEST_PDU:
             self.is_cut = True
             raise OSError(errno.EMSGSIZE, "message too long")
+        deadline = time.monotonic() + self.server.receive_timeout
+        data = bytearray()
+        while len(data) < nr_bytes and (part := self.socket.recv(nr_bytes - len(data))):
+            data += part
+            if time.monotonic() > deadline:
+                raise TimeoutError
         return data
 
 
-class BoundedServer(ThreadedAssociationServer):
-    """An association server with bounded connections."""
+class _Handler(RequestHandler):
+    server: BoundedServer
 
+    def _create_association(self) -> Association:
+        association = super()._create_association()
+        self.request.settimeout(self.server.receive_timeout)
+        association.dul.socket = BoundedSocket(association, self.request)
+        association.dul.socket.server = self.server
+        association.dul.event_queue.get()  # the socket that it replaces told of the connection too
+        return association
+
+
+class BoundedServer(ThreadedAssociationServer):
+    """An association server with bounded connections.
+
+    Attributes:
+        message_limit: Longest message of an accepted association, bytes.
+        connection_limit: Most connections at a time.
+        receive_timeout: Seconds that a PDU may take.
+    """
+
+    request_queue_size = 64
     message_limit = 0
     connection_limit = 0
-    receive_timeout: float | None = None
+    receive_timeout = 0.0
 
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection and bound it."""
-        client, address = super().get_request()
-        bounded = BoundedConnection(
-            client.family, client.type, client.proto, fileno=client.detach()
+    def __init__(self, entity: AE, address: tuple[str, int], handlers: list[Any]) -> None:
+        """Listen on an address; the arguments are those of pynetdicom's server."""
+        super().__init__(
+            entity,
+            address,
+            entity.ae_title,
+            entity.supported_contexts,
+            evt_handlers=handlers,
+            request_handler=_Handler,
         )
-        bounded.limit = self.message_limit
-        bounded.settimeout(self.receive_timeout)  # half a PDU and then silence must not hold us
-        return bounded, address
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Return whether there is room for one more connection."""
-        return len(self.active_associations) < self.connection_limit
+        """Return whether there is room for one more connection.
+
+        The oldest one that has not yet asked for an association makes room for it.
+        """
+        sockets = [association.dul.socket for association in self.active_associations]
+        waiting = [s for s in sockets if isinstance(s, BoundedSocket) and not s.is_ended]
+        if len(waiting) < self.connection_limit:
+            return True
+        for oldest in waiting:
+            if oldest.assoc.requestor.primitive is None:
+                oldest.is_ended = True
+                with suppress(OSError, AttributeError):  # it may have ended by itself
+                    oldest.socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+                return True
+        return False
 
     def shutdown(self) -> None:
         """End the loop and close the socket; running associations go on."""
@@ -101,10 +183,3 @@ class BoundedServer(ThreadedAssociationServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Tell the kind of an error only; the text could hold anything."""
         _log.warning("a connection failed unexpectedly")
-
-
-def connection_of(event: evt.Event) -> BoundedConnection | None:
-    """Return the connection of an event, or None if it is closed."""
-    transport = event.assoc.dul.socket
-    connection = transport.socket if transport is not None else None
-    return connection if isinstance(connection, BoundedConnection) else None

@@ -6,8 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from spider_bundle.batch.records import append_line
+from spider_bundle.batch.records import append_line, log_damage, numbered_lines
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
 from spider_bundle.logs import silenced, silent_pydicom
@@ -30,7 +29,6 @@ SENT_FILE = "sent.jsonl"
 
 CALLING_TITLE = "SPIDER"
 SOP_CLASS_NOT_SUPPORTED = 0x0122
-CANNOT_UNDERSTAND = 0xC000
 
 _LOCK = ".locks/send.lock"
 _DICOM = "dicom/"
@@ -121,115 +119,101 @@ class _Sending:
         self._entity = AE(calling_ae)
         self._entity.acse_timeout = self._entity.dimse_timeout = retry.timeout
         self._entity.network_timeout = self._entity.connection_timeout = retry.timeout
-        contexts: dict[str, dict[str, None]] = {}
+        contexts: dict[tuple[str, str], None] = {}
         for path in self._waiting:
             sop_class, syntax = _kind(path)
-            wanted = _NATIVE if syntax in _NATIVE else (syntax,)
-            contexts.setdefault(sop_class, {}).update(dict.fromkeys(map(str, wanted)))
-        for sop_class, syntaxes in contexts.items():
-            for syntax in syntaxes:
-                # one syntax each: the peer must not choose one that the file is not in
-                self._entity.add_requested_context(sop_class, syntax)
+            for wanted in _NATIVE if syntax in _NATIVE else (syntax,):
+                contexts[sop_class, wanted] = None
+        for context in contexts:
+            # one syntax each: the peer must not choose one that the file is not in
+            self._entity.add_requested_context(*context)
 
     def run(self) -> StoreOutcome:
         attempts = 0
         while self._waiting:
-            before, problem = len(self._waiting), None
-            try:
-                with self._association() as association:
-                    self._send(association)
-            except _TransientError as error:
-                problem = error.problem
+            before = len(self._waiting)
+            problem = self._attempt()
             attempts = 1 if len(self._waiting) < before else attempts + 1
             if self._waiting and attempts > self._patience.retries:
                 if problem is not None:
                     raise problem
-                for path in self._waiting:
-                    self._outcome.refused[path] = self._busy[path]
-                break
+                for path in list(self._waiting):
+                    self._refuse(path, self._busy[path])
             if self._waiting:
                 time.sleep(self._patience.pause * 2 ** (attempts - 1))
         return self._outcome
 
-    @contextmanager
-    def _association(self) -> Iterator[Association]:
-        """Open an association, released afterwards.
+    def _attempt(self) -> SpiderError | None:
+        """Send what waits by one association.
+
+        What the peer has no resources for goes on waiting.
+
+        Returns:
+            N02, N03 or N06, if it may have passed at the next attempt.
 
         Raises:
-            SpiderError: N03, the peer rejects it for good.
-            _TransientError: N02, N03 or N06.
+            SpiderError: N03, the peer rejects it for good; N07.
         """
+        self._busy.clear()
         peer = self._peer
         try:
             association = self._entity.associate(peer.host, peer.port, ae_title=peer.title)
         except (OSError, RuntimeError, ValueError):
-            raise _TransientError(SpiderError(Code.PEER_UNREACHABLE)) from None
+            return SpiderError(Code.PEER_UNREACHABLE)
         if not association.is_established:
-            raise self._refusal(association)
+            return _rejection(association)
         try:
-            yield association
+            for path in list(self._waiting):
+                try:
+                    dataset = pydicom.dcmread(path)
+                except Exception as error:  # pydicom raises nearly every kind of exception
+                    raise _unreadable(error) from None
+                try:
+                    status = association.send_c_store(dataset).get("Status")
+                except ValueError:  # no presentation context was accepted, or it is not encodable
+                    status = SOP_CLASS_NOT_SUPPORTED
+                except RuntimeError:
+                    status = None
+                if status is None:
+                    return SpiderError(Code.ASSOCIATION_LOST)
+                self._settle(path, status)
         finally:
             if association.is_established:
                 association.release()
+        return None
 
-    @staticmethod
-    def _refusal(association: Association) -> Exception:
-        """Return why there is no association (DICOM PS3.8 section 9.3.4)."""
-        if not association.is_rejected:
-            return _TransientError(SpiderError(Code.PEER_UNREACHABLE))
-        answer = association.acceptor.primitive
-        permanent = answer is not None and answer.result == _REJECTED_PERMANENTLY
-        reason = {(1, 3): "it does not know this AE title", (1, 7): "it has another AE title"}.get(
-            (getattr(answer, "result_source", 0) or 0, getattr(answer, "diagnostic", 0) or 0)
-        )
-        message = "the peer rejected the association" + (f": {reason}" if reason else "")
-        error = SpiderError(Code.ASSOCIATION_REJECTED, message)
-        return error if permanent else _TransientError(error)
-
-    def _send(self, association: Association) -> None:
-        """Send what waits; what the peer has no resources for goes on waiting.
-
-        Raises:
-            SpiderError: N07.
-            _TransientError: N06.
-        """
-        self._busy.clear()
-        for path in list(self._waiting):
-            try:
-                dataset = pydicom.dcmread(path)
-            except Exception as error:  # pydicom raises nearly every kind of exception
-                raise _unreadable(error) from None
-            try:
-                answer = association.send_c_store(dataset)
-            except ValueError:  # no presentation context was accepted, or it cannot be encoded
-                self._refuse(path, SOP_CLASS_NOT_SUPPORTED)
-                continue
-            except RuntimeError:
-                raise _TransientError(SpiderError(Code.ASSOCIATION_LOST)) from None
-            status = answer.get("Status")
-            if status is None:
-                raise _TransientError(SpiderError(Code.ASSOCIATION_LOST))
-            if status == 0 or status >> 12 == 0xB:
-                self._waiting.remove(path)
-                self._outcome.stored.append(path)
-                if self._on_stored is not None:
-                    self._on_stored(path)
-            elif status >> 8 == 0xA7:
-                self._busy[path] = status
-            else:
-                self._refuse(path, status)
+    def _settle(self, path: Path, status: int) -> None:
+        """Note what the peer answered (DICOM PS3.4 table B.2-1)."""
+        if status >> 8 == 0xA7:
+            self._busy[path] = status
+        elif status == 0 or status >> 12 == 0xB:
+            self._waiting.remove(path)
+            self._outcome.stored.append(path)
+            if self._on_stored is not None:
+                self._on_stored(path)
+        else:
+            self._refuse(path, status)
 
     def _refuse(self, path: Path, status: int) -> None:
         self._waiting.remove(path)
         self._outcome.refused[path] = status
 
 
-class _TransientError(Exception):
-    """Something that may have passed at the next attempt."""
+def _rejection(association: Association) -> SpiderError:
+    """Return why there is no association (DICOM PS3.8 section 9.3.4).
 
-    def __init__(self, problem: SpiderError) -> None:
-        self.problem = problem
-        super().__init__(problem.code)
+    Raises:
+        SpiderError: N03, it was rejected for good.
+    """
+    if not association.is_rejected:
+        return SpiderError(Code.PEER_UNREACHABLE)
+    answer: Any = association.acceptor.primitive
+    reason = {(1, 3): ": it does not know this AE title", (1, 7): ": it has another AE title"}
+    why = reason.get((answer.result_source, answer.diagnostic), "")
+    error = SpiderError(Code.ASSOCIATION_REJECTED, f"the peer rejected the association{why}")
+    if answer.result == _REJECTED_PERMANENTLY:
+        raise error
+    return error
 
 
 def _unreadable(error: Exception) -> SpiderError:
@@ -324,20 +308,18 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, retry: RetryPolicy | N
     before = _sent_before(record, str(peer), {report.parent.name for report in reports})
     outcome = SendOutcome()
     for report in reports:
-        digests = _dicom_files(report)
-        if digests is None:
-            outcome.damaged += 1
+        try:
+            digests = _dicom_files(report)
+            new = {results / n: n for n in digests if _key(n, digests[n]) not in before}
+            is_whole = all(file_sha256(path) == digests[name] for path, name in new.items())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             outcome.studies += 1
-            continue
-        if not digests:
-            continue
-        outcome.studies += 1
-        new = {results / name: name for name in digests if _key(name, digests[name]) not in before}
-        outcome.skipped += len(digests) - len(new)
-        if not new:
-            continue
-        if not _are_whole({path: digests[name] for path, name in new.items()}):
             outcome.damaged += 1
+            continue
+        outcome.studies += bool(digests)
+        outcome.skipped += len(digests) - len(new)
+        outcome.damaged += not is_whole
+        if not (new and is_whole):
             continue
 
         def note(
@@ -355,21 +337,17 @@ def _send_new(results: Path, peer: Peer, calling_ae: str, retry: RetryPolicy | N
 
 
 def _sent_before(record: Path, peer: str, studies: Collection[str]) -> set[bytes]:
-    """Return the keys of the objects of these studies that a peer has, read line by line.
-
-    Lines that hold no such object are passed over: a run that was killed leaves one at most.
-    """
+    """Return the keys of the objects of these studies that a peer has, read line by line."""
     keys: set[bytes] = set()
-    if not record.exists():
-        return keys
-    with record.open("rb") as lines:
-        for text in lines:
-            try:
-                line = json.loads(text)
-                if line["peer"] == peer and line["file"].split("/", 1)[0] in studies:
-                    keys.add(_key(line["file"], line["sha256"]))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
+    damaged = []
+    for number, line in numbered_lines(record):
+        match line:
+            case {"peer": str(to), "file": str(name), "sha256": str(digest)}:
+                if to == peer and name.split("/", 1)[0] in studies:
+                    keys.add(_key(name, digest))
+            case _:
+                damaged.append(number)
+    log_damage(SENT_FILE, damaged)
     return keys
 
 
@@ -379,25 +357,17 @@ def _key(name: str, digest: str) -> bytes:
     return hashlib.sha256(text).digest()[:_KEY_BYTES]
 
 
-def _dicom_files(report: Path) -> dict[str, str] | None:
-    """Return the SHA-256 of a study's DICOM files by its report; None if it cannot be read.
+def _dicom_files(report: Path) -> dict[str, str]:
+    """Return the SHA-256 of a study's DICOM files by its report.
 
     Names are relative to the folder of results, with forward slashes.
+
+    Raises:
+        Exception: It cannot be read, or is no report; of many kinds.
     """
-    try:
-        listed: list[dict[str, Any]] = json.loads(report.read_bytes())["files"]
-        return {
-            f"{report.parent.name}/{entry['name']}": str(entry["sha256"])
-            for entry in listed
-            if entry["name"].startswith(_DICOM) and ".." not in entry["name"]
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-
-
-def _are_whole(digests: Mapping[Path, str]) -> bool:
-    """Return whether all files exist with these hashes."""
-    try:
-        return all(file_sha256(path) == digest for path, digest in digests.items())
-    except (OSError, ValueError):  # a name that no file can have
-        return False
+    listed: list[dict[str, Any]] = json.loads(report.read_bytes())["files"]
+    return {
+        f"{report.parent.name}/{entry['name']}": str(entry["sha256"])
+        for entry in listed
+        if entry["name"].startswith(_DICOM) and ".." not in entry["name"]
+    }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 import zlib
@@ -225,3 +228,57 @@ def test_damaged_dicom_file_is_told_and_other_files_are_not(
     (source / "letter.txt").write_text("Dear Ms Doe")
     found = StudyFinder(source, tmp_path, KEY, sandbox=sandbox).find()
     assert (len(found.jobs), codes(found), found.foreign_files) == (1, ["E01"], 1)
+
+
+def test_archive_that_changes_while_it_is_read_mixes_no_studies(
+    spool: Spool, tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """Overwritten in place and exchanged, again and again; then it rests and is read."""
+    source, target = spool(2), tmp_path / "watched" / "films.zip"
+    target.parent.mkdir()
+    archives = []
+    for number in range(2):
+        path = tmp_path / f"{number}.zip"
+        with zipfile.ZipFile(path, "w") as file:
+            for film in sorted((source / f"s{number}").iterdir()):
+                file.write(film, film.name)
+        archives.append(path.read_bytes())
+    shutil.copy(tmp_path / "0.zip", target)
+    ended = threading.Event()
+
+    def change() -> None:
+        for number in itertools.count():
+            if ended.is_set():
+                return
+            content = archives[number % 2]
+            if number % 3:
+                with target.open("r+b") as stream:
+                    for start in range(0, len(content), 4096):
+                        stream.write(content[start : start + 4096])
+            else:
+                shutil.copy(tmp_path / f"{number % 2}.zip", tmp_path / "new")
+                os.replace(tmp_path / "new", target)
+
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    search = StudyFinder(target.parent, workspace, KEY, sandbox=sandbox)
+    wanted = {study_key(SyntheticIdentity(f"s{n}").uid("study"), KEY) for n in range(2)}
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(25):
+            found = search.find()
+            assert {job.study_key for job in found.jobs} <= wanted
+            assert len(found.jobs) <= 1
+            for job in found.jobs:
+                assert len({pydicom.dcmread(path).StudyInstanceUID for path in job.paths}) == 1
+            assert set(codes(found)) <= {"A01", "A05", "E01", "E06"}
+    finally:
+        ended.set()
+        changing.join()
+    target.write_bytes(archives[1])
+    found = search.find()
+    assert [job.study_key for job in found.jobs] == [
+        study_key(SyntheticIdentity("s1").uid("study"), KEY)
+    ]
+    assert not found.refusals

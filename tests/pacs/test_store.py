@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import socket
 import tracemalloc
 from collections import Counter
@@ -21,6 +23,7 @@ from spider_bundle.files import file_sha256
 from spider_bundle.outputs import optional_dependencies
 from spider_bundle.pacs.peer import Peer
 from spider_bundle.pacs.store import RetryPolicy, send_results, store_files
+from tests.fuzzed import fuzzed_line
 from tests.pacs.results import SHAPE, write_report, write_results
 
 pytest.importorskip("highdicom")
@@ -174,6 +177,28 @@ def test_a_long_record_takes_little_memory(results: Path) -> None:
         assert (outcome.stored, outcome.skipped) == (1, OBJECTS - 1)
         assert peak < size / 2  # it was ten times as much when the record was held whole
         assert send_results(results, archive.peer, retry=QUICK).skipped == OBJECTS
+
+
+def test_whatever_is_in_the_record_the_rest_is_not_sent_again(
+    results: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = random.Random(13)
+    with running() as archive:
+        assert send_results(results, archive.peer, retry=QUICK).stored == OBJECTS
+        record = results / "sent.jsonl"
+        whole = record.read_bytes()
+        # of another peer: a damaged line must not stand for an object of this one
+        example = json.loads(whole.splitlines()[0]) | {"peer": "OTHER@127.0.0.1:104"}
+        lines = [fuzzed_line(generator, example) for _ in range(2000)]
+        record.write_bytes(b"\n".join([*lines, b""]) + whole)
+        again = send_results(results, archive.peer, retry=QUICK)
+        assert (again.stored, again.skipped) == (0, OBJECTS)
+    assert re.search(r"sent\.jsonl: passed over damaged lines \d+, .* and \d+ more", caplog.text)
+    deep = b"[" * 200_000
+    (results / ("c" * 16) / "report.json").write_bytes(deep)
+    with running() as archive:
+        outcome = send_results(results, archive.peer, retry=QUICK)
+        assert (outcome.stored, outcome.damaged) == (OBJECTS, 1)
 
 
 def test_a_broken_association_is_taken_up_again(results: Path) -> None:
