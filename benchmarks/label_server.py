@@ -90,7 +90,7 @@ def start(folder: Path, port: int, threads: int) -> subprocess.Popen[bytes]:
     """Start the server; its home is the folder."""
     command = [sys.executable, "-m", "monailabel.main", "start_server", "--host", "127.0.0.1"]
     command += ["--app", str(folder / "app"), "--studies", str(folder / "studies")]
-    command += ["--port", str(port), "--conf", "bundle", str(ROOT)]
+    command += ["--port", str(port), "--conf", "bundle", str(ROOT), "--conf", "images", str(folder)]
     environment = {**os.environ, "HOME": str(folder), "OMP_NUM_THREADS": str(threads)}
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)

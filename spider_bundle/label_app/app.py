@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from fastapi import HTTPException
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.tasks.activelearning.first import First
@@ -21,6 +22,7 @@ from spider_bundle.label_app.train import EditedHeadTrainTask
 
 MODEL = "spider"
 """Name of the model in requests."""
+_NOT_FOUND = "no such folder, image or session on this server"
 
 
 class SpiderApp(MONAILabelApp):
@@ -29,7 +31,8 @@ class SpiderApp(MONAILabelApp):
     Settings of the server's ``--conf``: ``bundle``, folder of the bundle (see
     :func:`~spider_bundle.bundle.bundle_root`); ``results``, folder that keeps the study folders,
     which are otherwise deleted after the answer; ``training``, folder for checkpoints and new
-    weights (``runs/label`` in the bundle).
+    weights (``runs/label`` in the bundle); ``images``, folders whose studies clients may name,
+    apart from the datastore and uploads, separated as in ``PATH``.
 
     Args:
         app_dir: Folder of the app's main.py.
@@ -47,6 +50,9 @@ class SpiderApp(MONAILabelApp):
             description="Head CT and labels from two radiographs. Research use only.",
             version=__version__,
         )
+        uploads = self.sessions().store_path if self.sessions() else ""
+        named = [*conf.get("images", "").split(os.pathsep), uploads, studies]
+        self._roots = [Path(root).resolve() for root in named if root]
 
     def init_infers(self) -> dict[str, RadiographInferTask]:
         """Return the task for radiograph pairs."""
@@ -66,24 +72,36 @@ class SpiderApp(MONAILabelApp):
     def infer(self, request: dict[str, Any], datastore: Any = None) -> dict[str, Any]:
         """Reconstruct the study that ``image`` names.
 
-        ``image`` is a folder on this machine, or with a DICOMweb server a StudyInstanceUID or
-        SeriesInstanceUID; the radiographs of that examination are then fetched and deleted
-        afterwards.
+        ``image`` is a folder of this machine below one of the folders that clients may name, an
+        image of the datastore, or with a DICOMweb server a StudyInstanceUID or SeriesInstanceUID;
+        the radiographs of that examination are then fetched and deleted afterwards.
 
         Raises:
-            HTTPException: 404, the DICOMweb server has no such study; 422, the study or an option
-                cannot be used.
+            HTTPException: 404, there is no such study; 422, the study or an option cannot be used.
         """
         store = datastore or self.datastore()
         image = request.get("image")
         with ExitStack() as cleanup:
-            if (
-                isinstance(store, DICOMWebDatastore)
-                and isinstance(image, str)
-                and not os.path.exists(image)
-            ):
+            place = self._local(image)
+            if place is not None:
+                request = {**request, "image": place}
+            elif not isinstance(image, str):
+                raise HTTPException(404, _NOT_FOUND)
+            elif isinstance(store, DICOMWebDatastore):
                 folder = Path(cleanup.enter_context(TemporaryDirectory(prefix="spider-")))
                 fetch_radiographs(store._client, image, folder)
                 request = {**request, "image": str(folder)}
+            elif not store.get_image_uri(image):
+                # MONAI Label would take the folder that it was started in
+                raise HTTPException(404, _NOT_FOUND)
             answer: dict[str, Any] = super().infer(request, datastore)
             return answer
+
+    def _local(self, image: Any) -> str | None:
+        """Return the whole path of what a client may name on this machine, None if it may not."""
+        try:
+            place = Path(image).resolve(strict=True)
+        except (OSError, RuntimeError, TypeError, ValueError):
+            return None
+        is_allowed = image and any(place.is_relative_to(root) for root in self._roots)
+        return str(place) if is_allowed else None

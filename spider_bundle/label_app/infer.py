@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
-from typing import Any
+from tempfile import TemporaryDirectory, mkstemp
+from typing import Any, Literal, get_args
 
 import torch
 from fastapi import HTTPException
@@ -16,20 +17,50 @@ from monai.transforms import SaveImaged
 from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.tasks.infer.bundle import BundleInferTask
 from monailabel.transform.writer import Writer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from spider_bundle.bundle import config_text
-from spider_bundle.errors import SpiderError
+from spider_bundle.errors import SpiderError, validation_message
+from spider_bundle.files import reason
 from spider_bundle.outputs.study import CT_FILE
 from spider_bundle.outputs.transforms import WriteStudyd
 
-CONTENTS = ("label", "ct", "all")
-"""What the answer's file can be: the label map, the CT, or a zip of the whole study folder."""
-
-MOST_VOXELS = 512**3
-"""A request for a finer grid is refused: a client must not be able to exhaust the memory."""
-
+Content = Literal["label", "ct", "all"]
 _CONTENT = "result_content"
 _log = logging.getLogger(__name__)
+
+
+class InferOptions(BaseModel):
+    """What counts of the options of a request; clients can add anything, and echo choices.
+
+    Its limits keep clients from exhausting the memory.
+
+    Attributes:
+        spacing: Voxel size, mm.
+        shape: Voxels along each axis; None spans the field of view.
+        chunk: Points decoded at a time.
+        result_content: What the answer's file is: the label map, the CT, or a zip of the whole
+            study folder.
+        result_extension: Format of a label map or CT.
+        device: PyTorch's name of a device.
+
+    Raises:
+        ValueError: An option cannot be used.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True, allow_inf_nan=False)
+
+    spacing: float = Field(ge=0.1, le=100)
+    shape: int | None = Field(default=None, ge=1, le=512)
+    chunk: int = Field(ge=1, le=1 << 18)
+    result_content: Content = "label"
+    result_extension: Literal[".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".mha"] = ".nii.gz"
+    device: str = Field(default="", pattern=r"^(cpu|cuda(:[0-9]{1,2})?)?$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _first_choices(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: v[0] if isinstance(v, list) and v else v for k, v in values.items()}
 
 
 class RadiographInferTask(BundleInferTask):
@@ -50,7 +81,7 @@ class RadiographInferTask(BundleInferTask):
         )
         self.dimension = 3  # of the result; MONAI Label takes it from the first input
         self.results = conf.get("results")
-        self._config.update({_CONTENT: list(CONTENTS)})
+        self._config.update({_CONTENT: list(get_args(Content))})
 
     def __call__(self, request: Mapping[str, Any], callbacks: Any = None) -> tuple[Any, Any]:
         """Reconstruct.
@@ -59,11 +90,12 @@ class RadiographInferTask(BundleInferTask):
             The file of the answer, and its JSON.
 
         Raises:
-            HTTPException: 422, the study or an option cannot be used; the detail says why.
+            HTTPException: 422, the study or an option cannot be used, or 507, there is no room for
+                the result; the detail says why.
         """
-        checked = {**request, **self._checked(request)}
+        checked = self._checked(request)
         with TemporaryDirectory(prefix="spider-") as scratch:
-            checked["output_dir"] = self.results or scratch
+            checked |= {"output_dir": self.results or scratch, "scratch": scratch}
             try:
                 file, answer = super().__call__(checked, callbacks)
             except SpiderError as error:
@@ -73,23 +105,23 @@ class RadiographInferTask(BundleInferTask):
                 answer.pop("study", None)  # about to be deleted
             elif "study" in answer:
                 answer["ct"] = str(Path(answer["study"], CT_FILE))
+            if isinstance(file, str) and Path(file).parent == Path(scratch):
+                # only now, when nothing can fail any more, does it outlive the folder
+                descriptor, kept = mkstemp(suffix=Path(file).suffix)
+                os.close(descriptor)
+                os.replace(file, kept)
+                file = kept
             return file, answer
 
     def _checked(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of a request as numbers."""
-        options = {**self.displayable_configs, **request}
-        content = request.get(_CONTENT, CONTENTS[0])
-        content = content if isinstance(content, str) else content[0]  # clients may echo the list
+        """Return what counts of a request, its options checked."""
+        given = {key: value for key, value in request.items() if value not in (None, "")}
         try:
-            spacing, shape = float(options["spacing"]), int(options["shape"])
-            chunk = int(options["chunk"])
-        except (TypeError, ValueError):
-            raise HTTPException(422, "spacing, shape and chunk must be numbers") from None
-        if not (spacing > 0 and 0 < shape**3 <= MOST_VOXELS and chunk > 0):
-            raise HTTPException(422, "spacing, shape and chunk must be positive; shape at most 512")
-        if content not in CONTENTS:
-            raise HTTPException(422, f"{_CONTENT} must be one of {', '.join(CONTENTS)}")
-        return {"spacing": spacing, "shape": shape, "chunk": chunk, _CONTENT: content}
+            options = InferOptions.model_validate({**self.displayable_configs, **given})
+        except ValidationError as error:
+            raise HTTPException(422, validation_message(error)) from None
+        passed = {key: request[key] for key in ("model", "image", "description") if key in request}
+        return passed | options.model_dump()
 
     def pre_transforms(self, data: Any = None) -> Sequence[Callable[..., Any]]:
         """Return the bundle's reader, for the grid that the request asks for."""
@@ -121,10 +153,13 @@ class RadiographInferTask(BundleInferTask):
             answer = data.get("result")
             if not answer:
                 raise HTTPException(507, "the result could not be written; see the server's log")
-            with NamedTemporaryFile(suffix=".zip") as name:
-                pass
-            archive = shutil.make_archive(name.name.removesuffix(".zip"), "zip", answer["study"])
-            return archive, answer
+            archive = Path(data["scratch"], "study")
+            try:
+                return shutil.make_archive(str(archive), "zip", answer["study"]), answer
+            except OSError as error:
+                raise HTTPException(
+                    507, f"the result could not be zipped ({reason(error)})"
+                ) from None
         for key in ("pred", "ct"):
             data[key] = data[key][0]  # the writer takes (X, Y, Z)
         if data[_CONTENT] == "label":

@@ -169,26 +169,34 @@ def stock_on_orthanc(
 
 
 class OwnServer(NamedTuple):
-    """The bundle's app on a folder, and where it keeps things."""
+    """The bundle's app on a folder, and where it keeps things; it runs in a folder of a study."""
 
     server: LabelServer
+    home: Path
     temporary: Path
     training: Path
 
 
 @pytest.fixture(scope="module")
 def own(
-    python: Path, own_app: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory
+    python: Path,
+    own_app: Path,
+    bundle: Path,
+    pair: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[OwnServer]:
     """The bundle's app on an empty folder."""
     home = tmp_path_factory.mktemp("home")
     temporary, training = home / "temporary", home / "training"
     temporary.mkdir()
-    conf = {"bundle": str(bundle), "training": str(training)}
+    for path in pair:
+        shutil.copy(path, home)
+    images = tmp_path_factory.getbasetemp()
+    conf = {"bundle": str(bundle), "training": str(training), "images": f"/nowhere:{images}"}
     variables = {"TMPDIR": str(temporary)}
     datastore = tmp_path_factory.mktemp("datastore")
     with running_server(python, own_app, datastore, home, conf, variables) as server:
-        yield OwnServer(server, temporary, training)
+        yield OwnServer(server, home, temporary, training)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import time
 import zipfile
 from pathlib import Path
@@ -139,10 +140,62 @@ def test_own_app_says_what_is_wrong(
         own.server.infer(MODEL, OPTIONS, image=str(tmp_path))
     assert caught.value.status == 422
     assert str(tmp_path) not in caught.value.text
-    for wrong in ({"spacing": -1}, {"shape": 5000}, {"chunk": "many"}, {"result_content": "mesh"}):
+
+
+WRONG: dict[str, list[Any]] = {
+    "spacing": [-1, 0, 1e-300, 1e300, math.inf, -math.inf, math.nan, 10**400, "1e999", {}, [[]]],
+    "shape": [-1, 5000, math.inf, math.nan, 10**400, "9" * 5000, {"a": 1}],
+    "chunk": [0, -1, "many", math.inf, math.nan, 10**400, 1 << 40, []],
+    "result_content": ["mesh", [], {}, 5],
+    "result_extension": ["/../x.nii", ".exe", "nii", 5],
+    "device": ["tpu", "cuda:x", "meta", 5],
+}
+
+
+def test_own_app_refuses_options_that_cannot_be(own: OwnServer, pair: tuple[Path, Path]) -> None:
+    for name, values in WRONG.items():
+        for value in values:
+            with pytest.raises(ServerError) as caught:
+                own.server.infer(MODEL, {**OPTIONS, name: value}, image=str(pair[0].parent))
+            assert caught.value.status == 422, (name, value)
+
+
+def test_own_app_finds_nothing_but_what_was_named(
+    own: OwnServer, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Not the folder that it was started in, which holds a study, and nothing outside its roots."""
+    folder = str(pair[0].parent)
+    (tmp_path / "out").symlink_to("/usr/share")
+    names = ["/data/patients/MUELLER_typo", f"{folder}_typo", "typo", " ", "\0", "/etc", "/"]
+    names += [f"{folder}/../../../../..", f"{tmp_path}/out", "x" * 5000, f"file://{folder}"]
+    for name in names:
         with pytest.raises(ServerError) as caught:
-            own.server.infer(MODEL, {**OPTIONS, **wrong}, image=str(pair[0].parent))
-        assert caught.value.status == 422
+            own.server.infer(MODEL, OPTIONS, image=name)
+        assert caught.value.status == 404, name
+        assert "no such folder, image or session" in caught.value.text
+    with pytest.raises(ServerError) as caught:
+        own.server.infer(MODEL, OPTIONS, session_id="no-such-session")
+    assert caught.value.status == 404
+    for image in ("/etc", "", None, [folder], 5):
+        with pytest.raises(ServerError) as caught:  # an option must not name another one either
+            own.server.infer(MODEL, {**OPTIONS, "image": image}, image=folder)
+        assert caught.value.status == 404, image
+
+
+def test_own_app_leaves_nothing_behind(own: OwnServer, pair: tuple[Path, Path]) -> None:
+    folder, wanted = str(pair[0].parent), {**OPTIONS, "result_content": "all"}
+    own.server.infer(MODEL, wanted, image=folder)
+    with pytest.raises(ServerError):
+        own.server.infer(MODEL, wanted, image=str(own.training.parent / "temporary"))
+    deadline = time.monotonic() + 10
+    while results(own.temporary) and time.monotonic() < deadline:
+        time.sleep(0.1)  # it deletes the file when the answer is sent
+    assert not results(own.temporary)
+
+
+def results(temporary: Path) -> list[Path]:
+    patterns = ("*.zip", "*.nii*", "spider-*")  # what is PyTorch's stays
+    return [path for pattern in patterns for path in temporary.glob(pattern)]
 
 
 def test_own_app_reconstructs_studies_of_a_dicomweb_server(
