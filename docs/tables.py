@@ -12,7 +12,16 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spider_bundle.dicom import acquisition_geometry, checks, field, pair, pixels, studies, view
+from spider_bundle.dicom import (
+    acquisition_geometry,
+    checks,
+    field,
+    likeness,
+    pair,
+    pixels,
+    studies,
+    view,
+)
 from spider_bundle.errors import CODES, Code, Info
 
 DOCS = Path(__file__).resolve().parent
@@ -43,7 +52,8 @@ LIMITS = {
     f"{acquisition_geometry.HALF_HEAD_LATERAL:g} mm lateral) fits between isocentre and detector, "
     f"and leaves {acquisition_geometry.SOURCE_TO_SKIN:g} mm to the source.",
     "E16": f"At least {pixels.MINIMUM_DISTINCT_VALUES} distinct values, at most "
-    f"{pixels.MAXIMUM_SATURATED:.0%} of the pixels at the two extreme values; edges up to "
+    f"{pixels.MAXIMUM_SATURATED:.0%} of the pixels at the two extreme values; neighbours correlate "
+    f"by at least {likeness.MINIMUM_CORRELATION:g}; edges up to "
     f"{checks.MAXIMUM_EDGE} pixels, {checks.MAXIMUM_FRAME_PIXELS:g} pixels in a frame and "
     f"{checks.MAXIMUM_PIXELS:g} in a file.",
     "E18": f"At least {checks.ISOCENTRE_USABLE:.0%} of the disc of {checks.ISOCENTRE_RADIUS:g} mm "
