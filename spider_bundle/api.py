@@ -61,7 +61,7 @@ class Reconstructor(reconstructor.Reconstructor):
 
     Args:
         spacing: Voxel size of the output, mm: one value, or x, y, z.
-        shape: Its voxels: one value, or x, y, z.
+        shape: Its voxels: one value, or x, y, z; if not given, the grid spans 256 mm.
         device: Device of the network; the first GPU, or the CPU where there is none.
         precision: See :func:`spider_bundle.precision.autocast`.
         exact: Decode every voxel, instead of interpolating where the answer does not change.

@@ -71,8 +71,11 @@ class Code(StrEnum):
     NODE_LACKS_FOLDERS = "R09"
     CLUSTER_UNAVAILABLE = "R10"
     NODE_DIFFERS = "R11"
+    GRID_CUTS_HEAD = "R12"
+    INVALID_OPTION = "R13"
     # site profiles
     INVALID_PROFILE = "S01"
+    CONFIG_WRITABLE_BY_OTHERS = "S02"
     # the model
     INVALID_WEIGHTS = "M01"
     OTHER_NETWORK = "M02"
@@ -304,8 +307,8 @@ CODES: Mapping[Code, Info] = MappingProxyType(
         ),
         Code.INPUT_UNREADABLE: Info(
             "a file or folder of the input cannot be read",
-            "give the user of the batch permission to read it, check the disk or mount, and run "
-            "again",
+            "give the user of the program permission to read it, check link, disk and mount, and "
+            "run again",
         ),
         Code.NO_SPACE_TO_UNPACK: Info(
             "there is no room to unpack a zip archive",
@@ -365,9 +368,22 @@ CODES: Mapping[Code, Info] = MappingProxyType(
             "a node of the cluster has other software, weights or configs than this machine",
             "install the same versions and files under the same paths on all nodes",
         ),
+        Code.GRID_CUTS_HEAD: Info(
+            "the output grid is smaller than the field of view of 256 mm and may cut the head",
+            "leave --shape out, or make spacing times shape 256 mm",
+            severity=Severity.WARNING,
+        ),
+        Code.INVALID_OPTION: Info(
+            "an option of monai.bundle run that no config has, or a path that it does not take",
+            "correct the option; give paths as text",
+        ),
         # site profiles
         Code.INVALID_PROFILE: Info(
             "the profile, or the overrides of a config, are not valid", "correct the named entry"
+        ),
+        Code.CONFIG_WRITABLE_BY_OTHERS: Info(
+            "a config file belongs to another user or can be changed by others; it runs as code",
+            "look at it, then chmod go-w it or own it; or give --trust-config",
         ),
         # the model
         Code.INVALID_WEIGHTS: Info(

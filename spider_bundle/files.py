@@ -104,30 +104,27 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def files_below(
-    root: Path, excluded: Path | None = None, *, follow_links: bool = False
-) -> Iterator[Path]:
+def files_below(root: Path, excluded: Path | None = None) -> Iterator[Path]:
     """Yield all files below a folder in a fixed order, then the folders that cannot be listed.
 
-    Pipes and devices are left out, as reading them could block. Files that cannot be examined are
-    included; opening them tells why.
+    Folders are entered through links too, each once. Pipes and devices are left out, as reading
+    them could block. Files that cannot be examined and links that lead nowhere are included;
+    opening them tells why.
 
     Args:
         root: The folder.
         excluded: A folder to leave out, resolved.
-        follow_links: Enter folders through links too, each folder once.
     """
     closed: list[Path] = []
     entered: set[Path] = set()
     for folder, folders, names in os.walk(
-        root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=follow_links
+        root, onerror=lambda error: closed.append(Path(error.filename)), followlinks=True
     ):
-        if follow_links:  # a link may lead back
-            place = Path(folder).resolve()
-            if place in entered:
-                folders.clear()
-                continue
-            entered.add(place)
+        place = Path(folder).resolve()
+        if place in entered:  # a link may lead back
+            folders.clear()
+            continue
+        entered.add(place)
         folders[:] = sorted(
             name for name in folders if excluded is None or Path(folder, name).resolve() != excluded
         )
@@ -137,6 +134,8 @@ def files_below(
 
 def _may_be_read(path: Path) -> bool:
     try:
-        return path.is_file()
+        # editors lock files by hidden links that lead nowhere
+        is_dangling = path.is_symlink() and not path.exists() and not path.name.startswith(".")
+        return is_dangling or path.is_file()
     except OSError:
         return True

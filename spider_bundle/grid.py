@@ -11,6 +11,10 @@ import numpy.typing as npt
 from spider_bundle.arrays import FloatArray
 
 LPS_TO_RAS: FloatArray = np.diag([-1.0, -1.0, 1.0, 1.0])
+FIELD_OF_VIEW = 256.0
+"""Side of the cube that holds a head, mm."""
+MOST_VOXELS = 512
+"""Most voxels along an axis of a grid whose shape is not stated."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +31,26 @@ class Grid:
 
     @classmethod
     def centred(
-        cls, spacing: float | Sequence[float] = 2.0, shape: int | Sequence[int] = 128
+        cls, spacing: float | Sequence[float] = 2.0, shape: int | Sequence[int] | None = None
     ) -> Grid:
         """Return the axis-aligned RAS grid whose index ``(n - 1) / 2`` is the isocentre.
 
         Args:
             spacing: Voxel size in mm, one value or ``(x, y, z)``.
-            shape: Number of voxels, one value or ``(X, Y, Z)``.
+            shape: Number of voxels, one value or ``(X, Y, Z)``; if not given, the spacing divides
+                the field of view, and there are at most :data:`MOST_VOXELS` along an axis.
 
         Raises:
-            ValueError: A spacing or a number of voxels is not positive.
+            ValueError: A spacing or a number of voxels is not positive and finite.
         """
         step = np.broadcast_to(np.asarray(spacing, dtype=np.float64), 3)
+        if not ((step > 0) & np.isfinite(step)).all():
+            raise ValueError(f"spacing must be positive, got {spacing}")
+        if shape is None:
+            shape = np.clip(np.rint(FIELD_OF_VIEW / step), 1, MOST_VOXELS).tolist()
         counts = np.broadcast_to(np.asarray(shape), 3).astype(int)
-        if (step <= 0).any() or (counts <= 0).any():
-            raise ValueError(f"spacing and shape must be positive, got {spacing} and {shape}")
+        if (counts <= 0).any():
+            raise ValueError(f"shape must be positive, got {shape}")
         ras = np.diag([*step, 1.0])
         ras[:3, 3] = -step * (counts - 1) / 2
         return cls((int(counts[0]), int(counts[1]), int(counts[2])), LPS_TO_RAS @ ras)
@@ -62,6 +71,12 @@ class Grid:
         """Voxel size along the three axes, mm."""
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(x), float(y), float(z)
+
+    @property
+    def extent(self) -> tuple[float, float, float]:
+        """Length of the grid along the three axes, from face to face, mm."""
+        x, y, z = (n * step for n, step in zip(self.shape, self.spacing, strict=True))
+        return x, y, z
 
     def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return LPS mm along the axes of an axis-aligned grid: ``(X,)``, ``(Y,)``, ``(Z,)``.

@@ -151,7 +151,7 @@ class VolumeInferer(Inferer):
 
     Args:
         spacing: Voxel size in mm of the grid where the meta names none.
-        shape: Its number of voxels.
+        shape: Its number of voxels; see :meth:`~.grid.Grid.centred` if not given.
         chunk: Points decoded at a time; bounds the memory.
         precision: See :func:`spider_bundle.precision.autocast`.
         exact: Decode every voxel and return logits. Otherwise grids of 2 mm and finer are decoded
@@ -161,7 +161,7 @@ class VolumeInferer(Inferer):
     def __init__(
         self,
         spacing: float | Sequence[float] = 2.0,
-        shape: int | Sequence[int] = 128,
+        shape: int | Sequence[int] | None = None,
         chunk: int = 131072,
         precision: str = "auto",
         exact: bool = True,

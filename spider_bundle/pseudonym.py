@@ -1,16 +1,18 @@
-"""Pseudonyms of studies, patients and files, and the file of the site's key they are made with."""
+"""Pseudonyms of studies, patients and files; the key of a site, and the map of whose they are."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import hmac
 import os
 import secrets
 import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from spider_bundle.errors import Code, SpiderError
-from spider_bundle.files import sync
+from spider_bundle.files import atomic_path, sync
 
 SHORTEST = 16
 """Fewest characters of a key."""
@@ -66,3 +68,39 @@ def read_key_file(path: Path) -> str:
     if len(key) < SHORTEST:
         raise SpiderError(Code.INVALID_KEY_FILE, f"the key has fewer than {SHORTEST} characters")
     return key
+
+
+def write_map(target: Path, files: Mapping[str, Iterable[Path]]) -> None:
+    """Add keys and the paths of their files to a table, which only its owner may read.
+
+    Args:
+        target: Tab-separated values: key, path. What it holds of other keys stays.
+        files: Files by key.
+
+    Raises:
+        OSError: It cannot be read or written.
+        ValueError: It is another kind of file.
+    """
+    rows: dict[str, list[str]] = {}
+    if target.exists():
+        with target.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            for row in csv.reader(stream, "excel-tab"):
+                if len(row) != 2:
+                    raise ValueError("the file for the map holds something else")
+                rows.setdefault(row[0], []).append(row[1])
+    rows |= {key: [str(path.absolute()) for path in paths] for key, paths in files.items()}
+    with atomic_path(target) as temporary:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            table = csv.writer(out, "excel-tab", lineterminator="\n")
+            table.writerows((key, path) for key, paths in rows.items() for path in paths)
+
+
+def check_map(target: Path | None, output: Path) -> None:
+    """Refuse a map among the results, which may be passed on.
+
+    Raises:
+        ValueError: The map lies in the output folder.
+    """
+    if target is not None and target.resolve().is_relative_to(output.resolve()):
+        raise ValueError("the map tells whose results these are: name a file outside the output")

@@ -6,14 +6,18 @@ import json
 import sys
 from pathlib import Path
 
+import pydicom
 import pytest
 from typer.testing import CliRunner
 
 from spider_bundle import __version__
 from spider_bundle.cli import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE, app
+from spider_bundle.cli.options import check_layers
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
+from spider_bundle.errors import SpiderError
+from spider_bundle.pseudonym import create_key_file
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 
@@ -54,6 +58,30 @@ def test_infer_two_files_with_overrides(pair: tuple[Path, Path], tmp_path: Path)
     assert lateral["geometry"]["sod"]["value"] == 1010.0
     assert frontal["geometry"]["mask_boxes"]["source"] == "override"
     assert "mask_boxes" not in lateral["geometry"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["infer", "", "-o", "out"],
+        ["infer", "x", "-o", ""],
+        ["infer", "x", "--weights="],
+        ["batch", "", "out"],
+        ["batch", "x", ""],
+        ["prepare", "", "out"],
+        ["evaluate", "--dataset-dir", ""],
+        ["demo", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: list[str], pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    before = set(pair[0].parent.iterdir())
+    code, output = spider(*arguments)
+    assert code == EXIT_USAGE
+    assert "an argument is empty" in output
+    assert set(pair[0].parent.iterdir()) == before
 
 
 def test_refused_study_ends_with_its_code(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -232,3 +260,59 @@ def test_export_writes_the_part_that_is_asked_for(tmp_path: Path) -> None:
     assert [value.name for value in graph.input] == ["image"]
     assert [value.name for value in graph.output] == ["maps"]
     assert spider("export", tmp_path / "x.onnx", "--part", "half")[0] == EXIT_USAGE
+
+
+def test_a_key_leads_to_its_files(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SPIDER_SITE_KEY", raising=False)
+    folder = tmp_path / "in" / "Doe #1"
+    folder.mkdir(parents=True)
+    for path in pair:
+        (folder / path.name).symlink_to(path)
+    (folder / "cut.dcm").write_bytes(pair[0].read_bytes()[:700])
+    secret = tmp_path / "key"
+    create_key_file(secret)
+    code, output = spider("key", tmp_path / "in", "--key-file", secret)
+    assert code == 0
+    uid = pydicom.dcmread(pair[0]).StudyInstanceUID
+    named = study_key(uid, secret.read_text().strip())
+    rows = [line.split("  ", 1) for line in output.splitlines()]
+    paths = {path for key, path in rows if key == named}
+    assert paths == {str(folder / path.name) for path in pair}
+    # which may also be of a CT scan
+    assert {path for key, path in rows if key != named} == {str(folder / "cut.dcm"), str(folder)}
+
+
+def test_infer_tells_the_files_of_refused_studies_and_writes_a_map(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "Doe_front.dcm").symlink_to(pair[0])
+    table = tmp_path / "map.tsv"
+    table.write_text("0123\t/elsewhere\n")
+    code, output = spider("infer", "in", "-o", "out", "--map", table)
+    assert code == EXIT_REFUSED
+    key = study_key(pydicom.dcmread(pair[0]).StudyInstanceUID)
+    assert f"{key}  in/Doe_front.dcm" in output
+    assert "Doe" not in (tmp_path / "out" / "refused.json").read_text()
+    assert table.read_text() == f"0123\t/elsewhere\n{key}\t{tmp_path}/in/Doe_front.dcm\n"
+    assert table.stat().st_mode & 0o777 == 0o600
+    for command in ("infer", "batch", "prepare"):
+        where = ["-o", "out"] if command == "infer" else ["out"]
+        code, output = spider(command, "in", *where, "--map", "out/map.tsv")
+        assert code == EXIT_USAGE
+        assert "outside the output" in output
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o664, 0o646])
+def test_a_config_that_others_can_change_is_refused(tmp_path: Path, mode: int) -> None:
+    layer = tmp_path / "mine.json"
+    layer.write_text("{}")
+    layer.chmod(mode)
+    is_open = bool(mode & 0o022)
+    if is_open:
+        with pytest.raises(SpiderError, match="S02"):
+            check_layers([layer], is_trusted=False)
+    check_layers([layer], is_trusted=is_open)

@@ -19,8 +19,8 @@ from spider_bundle.errors import (
     validation_message,
 )
 
-WARNINGS = {"E07", "E13", "E15", "E17", "E18", "E20", "E21", "E22"}
-FAMILIES = {"E": 34, "A": 6, "K": 1, "R": 11, "S": 1, "M": 4, "N": 14, "P": 14}
+WARNINGS = {"E07", "E13", "E15", "E17", "E18", "E20", "E21", "E22", "R12"}
+FAMILIES = {"E": 34, "A": 6, "K": 1, "R": 13, "S": 2, "M": 4, "N": 14, "P": 14}
 RETIRED = {"A03", *(f"E{n}" for n in range(25, 31))}  # never to be used again, or not yet
 
 

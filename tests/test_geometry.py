@@ -649,7 +649,32 @@ def test_one_number_stands_for_all_axes() -> None:
     np.testing.assert_array_equal(one.affine, three.affine)
 
 
-@pytest.mark.parametrize(("spacing", "shape"), [(0.0, 8), (-1.0, 8), (1.0, 0), (1.0, (4, 4, -4))])
-def test_empty_grids_are_refused(spacing: float, shape: int | tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("spacing", "shape"),
+    [
+        (2.0, (128,) * 3),
+        (1.0, (256,) * 3),
+        (3.0, (85,) * 3),
+        ((1.0, 2.0, 4.0), (256, 128, 64)),
+        (0.4, (512,) * 3),
+        (1000.0, (1,) * 3),
+    ],
+)
+def test_the_field_of_view_does_not_follow_the_spacing(
+    spacing: float | tuple[float, float, float], shape: tuple[int, int, int]
+) -> None:
+    grid = Grid.centred(spacing)
+    assert grid.shape == shape
+    assert np.allclose(grid.extent, np.multiply(shape, spacing))
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape"),
+    [
+        *((0.0, 8), (-1.0, 8), (1.0, 0), (1.0, (4, 4, -4))),
+        *((np.nan, 8), (np.inf, 8), (0.0, None), (np.nan, None)),
+    ],
+)
+def test_empty_grids_are_refused(spacing: float, shape: int | tuple[int, int, int] | None) -> None:
     with pytest.raises(ValueError, match="positive"):
         Grid.centred(spacing, shape)

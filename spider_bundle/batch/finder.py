@@ -9,25 +9,31 @@ import errno
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from spider_bundle.batch.archives import ArchiveLimits, is_archive, unpack
-from spider_bundle.batch.job import Job, Refusal, refused_file, refused_place
+from spider_bundle.archives import ArchiveLimits, is_archive, unpack
+from spider_bundle.batch.job import Job
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.sandbox import CallError, CallStopped, Sandbox
-from spider_bundle.dicom.film import Film, NotDicomError, describe
+from spider_bundle.dicom.film import Film
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import pair_films
 from spider_bundle.dicom.studies import (
+    Refusal,
     Study,
     data_set_sha256,
+    examine,
     group,
+    is_gone,
     is_radiograph,
+    refused_file,
+    refused_place,
+    unreadable,
     without_copies,
 )
 from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding
@@ -175,8 +181,7 @@ class StudyFinder:
                 files = [path]
             answers += [answer for file in files for answer in self._describe(file)]
         films = [film for film in answers if isinstance(film, Film)]
-        objects = [film for film in films if not film.is_directory]
-        radiographs = [f for f in objects if is_radiograph(f, self._allow_secondary_capture)]
+        radiographs = [f for f in films if is_radiograph(f, self._allow_secondary_capture)]
         studies = group(without_copies(radiographs, self._content), self._key)
         checked = [self._check(study) for study in studies]
         self._answers = {q: a for q, a in self._answers.items() if q in self._asked}
@@ -187,8 +192,8 @@ class StudyFinder:
         return Found(
             tuple(job for job in checked if isinstance(job, Job)),
             tuple(reversed(different.values())),
-            foreign_files=answers.count(None) + len(films) - len(objects),
-            other_objects=len(objects) - len(radiographs),
+            foreign_files=answers.count(None),
+            other_objects=len(films) - len(radiographs),
         )
 
     def origin(self, path: Path) -> Path:
@@ -237,7 +242,7 @@ class StudyFinder:
             shutil.rmtree(folder, ignore_errors=True)
             return None
         except OSError as error:
-            refusal = self._refuse_unread(archive, [_unreadable(error)])
+            refusal = self._refuse_unread(archive, [unreadable(error).facts()])
         if refusal is None:
             self._archives[folder] = archive
             return folder
@@ -249,7 +254,7 @@ class StudyFinder:
         refuse = partial(self._refuse_unread, path)
         arguments = (path, self._key, self._frames, self._keep_identity)
         with suppress(*_GONE):
-            yield self._ask((path,), refuse, describe_file, *arguments)
+            yield self._ask((path,), refuse, examine, *arguments)
 
     def _content(self, path: Path) -> object:
         """Return what a file's content is known by; an unreadable one is like no other."""
@@ -285,9 +290,10 @@ class StudyFinder:
 
     def _refuse_unread(self, path: Path, facts: Sequence[Mapping[str, Any]]) -> Refusal:
         """Refuse a file that must not be read again only to name it."""
-        archive = self.origin(path)
-        place = str(path) if archive == path else f"{archive} {path.name}"
-        return refused_place(path, place, self._key, facts)
+        place = self.origin(path)
+        # the folder of what is unpacked has another name in every run
+        named = refused_place(path if place == path else place / path.name, self._key, facts)
+        return replace(named, files=(path,))
 
     def _ask(
         self,
@@ -319,43 +325,14 @@ class StudyFinder:
                 except CallError as error:
                     answer = refuse([_unexamined(error)])
                 self._answers[question] = answer
-        except _GONE:
-            raise
         except OSError as error:  # asked again at the next search: it may be mended by then
-            return refuse([_unreadable(error)])
+            if all(is_gone(path, error) for path in paths):
+                raise
+            return refuse([unreadable(error).facts()])
         return self._answers[question]
 
 
 # ---- called in the sandbox
-
-
-def describe_file(
-    path: Path, key: str, frames: Collection[int] = (), keep_identity: bool = False
-) -> Film | Refusal | None:
-    """Describe one file.
-
-    Args:
-        path: The file.
-        key: Secret of the site.
-        frames: See :func:`~spider_bundle.dicom.film.describe`, as for the next.
-        keep_identity: Whether to read the identity of patient and study.
-
-    Returns:
-        The film; None for what is not a DICOM file; a refusal (E01, E02) of a damaged one.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-    try:
-        film = describe(path, frames=frames, keep_identity=keep_identity)
-    except NotDicomError:
-        return None
-    except SpiderError as error:
-        return refused_file(path, key, _facts(error.findings))
-    if film.sop_class or film.is_directory:
-        return film
-    message = "a damaged DICOM file: it does not say what it holds"
-    return refused_file(path, key, _facts([finding(Code.NOT_A_RADIOGRAPH, "radiograph", message)]))
 
 
 def hash_files(paths: Sequence[Path], key: str) -> str:
@@ -408,12 +385,6 @@ def _unexamined(error: CallError) -> Mapping[str, Any]:
     return _facts_of(Code.FILE_NOT_EXAMINED, f"it could not be examined: {error}")
 
 
-def _unreadable(error: OSError) -> Mapping[str, Any]:
-    # the whole text of the error names the file
-    reason = error.strerror or type(error).__name__
-    return _facts_of(Code.INPUT_UNREADABLE, f"it cannot be read: {reason}")
-
-
 def _signature(path: Path) -> Signature:
     """Return a file as it is now.
 
@@ -423,9 +394,9 @@ def _signature(path: Path) -> Signature:
     """
     try:
         status = path.stat()
-    except _GONE:
-        raise
-    except OSError:
+    except OSError as error:
+        if is_gone(path, error):
+            raise
         return str(path), -1, 0, 0
     return str(path), status.st_size, status.st_mtime_ns, status.st_ctime_ns
 

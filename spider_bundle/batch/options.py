@@ -11,7 +11,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from spider_bundle import __version__
@@ -23,7 +23,7 @@ from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import file_sha256
-from spider_bundle.pseudonym import create_key_file, pseudonym, read_key_file
+from spider_bundle.pseudonym import check_map, create_key_file, pseudonym, read_key_file
 from spider_bundle.resources import available_cores, available_memory
 
 _log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class BatchOptions:
         input: Folder, zip archive or DICOM file; never written to.
         output: Folder for the results.
         spacing: Voxel size, mm.
-        shape: Voxels along each axis.
+        shape: Voxels along each axis; as many as span 256 mm if not given.
         device: Device of the network; the best there is if empty.
         precision: See :func:`spider_bundle.precision.autocast`.
         weights: Weights file; the bundle's if not given.
@@ -56,6 +56,8 @@ class BatchOptions:
         key_file: File with the site's key; the environment variable ``SPIDER_SITE_KEY`` and then
             the public key if not given.
         create_key_file: Create ``key_file`` if it is absent.
+        map_file: Table of study keys and paths to write, see
+            :func:`~spider_bundle.pseudonym.write_map`.
         dry_run: Only find and check the studies.
         watch: Repeat rounds over the input until asked to end.
         quiet_seconds: Seconds for which a study's files must not have changed (``watch``).
@@ -80,7 +82,7 @@ class BatchOptions:
     input: Path
     output: Path
     spacing: float = Field(default=2.0, gt=0)
-    shape: int = Field(default=128, gt=0)
+    shape: int | None = Field(default=None, gt=0)
     device: str = ""
     precision: str = "auto"
     weights: Path | None = None
@@ -91,6 +93,7 @@ class BatchOptions:
     profile: Path | None = None
     key_file: Path | None = None
     create_key_file: bool = False
+    map_file: Path | None = None
     dry_run: bool = False
     watch: bool = False
     quiet_seconds: float = Field(default=30.0, ge=0)
@@ -106,12 +109,20 @@ class BatchOptions:
     cluster: ClusterOptions | None = None
     pipeline: Callable[[WorkerSettings], Pipeline] | None = None
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_empty_path(cls, value: Any, info: ValidationInfo) -> Any:
+        if value == "" and info.field_name not in ("device", "precision"):
+            raise ValueError("the path is empty")  # it would be the current folder
+        return value
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.input.exists():
             raise ValueError("the input does not exist")
         if self.input.resolve() == self.output.resolve():
             raise ValueError("the output folder must not be the input itself")
+        check_map(self.map_file, self.output)
         if self.watch and self.dry_run:
             raise ValueError("a dry run does not watch")
         return self

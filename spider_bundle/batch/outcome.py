@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from spider_bundle.batch.finder import FILE_SECONDS, StudyFinder
-from spider_bundle.batch.job import Job, Refusal
+from spider_bundle.batch.job import Job
 from spider_bundle.batch.options import (
     BatchOptions,
     profile_of,
@@ -19,6 +19,7 @@ from spider_bundle.batch.options import (
 )
 from spider_bundle.batch.profile import Profile
 from spider_bundle.batch.records import Manifest, State
+from spider_bundle.dicom.studies import Refusal
 from spider_bundle.errors import Code
 from spider_bundle.exit_status import EXIT_DONE, EXIT_FAILED, EXIT_REFUSED, EXIT_UNFINISHED
 from spider_bundle.outputs.study import is_whole
@@ -39,6 +40,7 @@ class Outcome:
         is_stopped: Whether a signal, a failure or the disk ended the batch early.
         is_search_cut: Whether a signal ended it before all studies were found.
         stop_code: The code of a batch that stopped by itself.
+        files: Files of the studies that were refused or failed, by key; only for who named them.
     """
 
     done: int = 0
@@ -51,6 +53,7 @@ class Outcome:
     is_stopped: bool = False
     is_search_cut: bool = False
     stop_code: Code | None = None
+    files: Mapping[str, Sequence[Path]] = field(default_factory=dict, repr=False)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -106,7 +109,10 @@ class Plan:
     def outcome(self) -> Outcome:
         """The plan in numbers."""
         return Outcome(
-            planned=len(self.jobs), skipped=len(self.skipped), refused=len(self.refusals)
+            planned=len(self.jobs),
+            skipped=len(self.skipped),
+            refused=len(self.refusals),
+            files={refusal.study_key: refusal.files for refusal in self.refusals},
         )
 
 

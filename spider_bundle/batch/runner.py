@@ -27,7 +27,7 @@ from spider_bundle.batch.finder import (
     Signature,
     is_zip,
 )
-from spider_bundle.batch.job import Job, Refusal
+from spider_bundle.batch.job import Job
 from spider_bundle.batch.options import (
     BatchOptions,
     device_of,
@@ -54,10 +54,12 @@ from spider_bundle.batch.records import (
 from spider_bundle.batch.sandbox import CallStopped, Child
 from spider_bundle.batch.stop import StopRequest
 from spider_bundle.batch.worker import StudyDone, load
+from spider_bundle.dicom.studies import Refusal
 from spider_bundle.errors import Code, Severity, SpiderError, line
 from spider_bundle.exit_status import EXIT_FAILED
 from spider_bundle.outputs.html_report import IndexEntry, write_index
 from spider_bundle.outputs.study import remove_partial_studies, write_refusals
+from spider_bundle.pseudonym import write_map
 
 WORKSPACE = ".unpacked"
 _LOCK = ".locks/batch.lock"
@@ -135,6 +137,7 @@ class _Run:
         self._key, self._profile = key, profile
         self._studies: dict[str, _Study] = {}
         self._started = 0
+        self._files: dict[str, Sequence[Path]] = {}
         self._awaited: set[str] = set()
         self._has_news = True
 
@@ -158,6 +161,10 @@ class _Run:
                 self._search()
                 self._write_summaries()
                 exit_code = self._count().exit_code
+                bad = {
+                    key for key, one in self._studies.items() if one.state not in (None, State.DONE)
+                }
+                self._outcome.files = {key: self._files[key] for key in bad & self._files.keys()}
             finally:
                 self._count()
                 self._audit.end(self._outcome.counts, exit_code)
@@ -225,6 +232,10 @@ class _Run:
             )
             self._finder.close()  # its process has nothing more to do
         every: list[Job | Refusal] = [*found.jobs, *found.refusals]
+        origins = {s.study_key: [*dict.fromkeys(map(self._finder.origin, s.files))] for s in every}
+        self._files |= origins
+        if options.map_file is not None:
+            write_map(options.map_file, origins)
         changing = [study for study in every if age(study) < quiet]
         awaited = [r for r in found.refusals if r.is_incomplete and age(r) < options.patience]
         self._log_awaited([refusal for refusal in awaited if refusal not in changing])

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Self
@@ -85,11 +85,13 @@ class PreparedCases:
         prepared: Ids of the cases that are ready, old ones included.
         rejected: Codes by id of the scans that are not.
         skipped: How many of both were done before.
+        paths: Volume, or folder of the series, of each scan by its id; only for who named them.
     """
 
     prepared: tuple[str, ...]
     rejected: Mapping[str, Code]
     skipped: int
+    paths: Mapping[str, Path] = field(default_factory=dict, repr=False)
 
     @property
     def failed(self) -> int:
@@ -157,7 +159,8 @@ def prepare_folder(
     rejected = {r["case"]: Code(r["code"]) for r in records if r["code"] is not None}
     for case, code in rejected.items():
         _log.error("scan %s rejected: %s %s", case, code.value, CODES[code].condition)
-    return PreparedCases(ready, rejected, skipped)
+    paths = {case_id(source, options.key): root / source.name for source in sources}
+    return PreparedCases(ready, rejected, skipped, paths)
 
 
 def case_id(source: ScanSource, key: str = PUBLIC_KEY) -> str:
@@ -228,7 +231,9 @@ def _fingerprint(
 ) -> str:
     """Return a keyed hash of everything that the outputs of a scan depend on."""
     files = [*source.files, *([source.contours] if source.contours else [])]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    # of a link that leads nowhere, the link itself
+    status = [(path.name, path.stat() if path.exists() else path.lstat()) for path in files]
+    stats = [(name, one.st_size, one.st_mtime_ns) for name, one in status]
     where = None if isocentre is None else isocentre.tolist()
     facts = [__version__, options.spacing, options.size, where, source.patient, stats]
     return pseudonym(options.key, f"inputs:{json.dumps(facts)}")

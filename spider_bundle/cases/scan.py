@@ -8,18 +8,25 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from spider_bundle.arrays import Mask
 from spider_bundle.cases.series import MIN_SLICES, read_series
 from spider_bundle.cases.volume import in_ras_order, is_volume, read_volume, volume_stem
+from spider_bundle.dicom.header import (
+    BlankFileError,
+    FilmStream,
+    NotDicomError,
+    is_sop_class,
+)
+from spider_bundle.dicom.studies import data_set_sha256, is_gone, is_named_as_a_film
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.files import files_below
 from spider_bundle.geometry import Grid
@@ -38,6 +45,7 @@ MIN_BONE_HU = 200.0
 
 _CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
 _IMAGES = "1.2.840.10008.5.1.4.1.1."
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _HEADER = [
     "SOPClassUID",
     "SOPInstanceUID",
@@ -47,6 +55,7 @@ _HEADER = [
     "IssuerOfPatientID",
     "ImageType",
     "ImageOrientationPatient",
+    "ImagePositionPatient",
     "Rows",
     "Columns",
     "SamplesPerPixel",
@@ -101,7 +110,8 @@ def find_scans(
 ) -> list[ScanSource]:
     """Find the scans below a folder, in a stable order.
 
-    Links to folders are followed once; hidden files and folders are left out.
+    Links to folders are followed once; hidden files and folders are left out. Files and folders
+    that may hold a scan and cannot be read are scans with a fault, one for each folder.
 
     Args:
         folder: Any tree of files.
@@ -122,11 +132,12 @@ def find_scans(
         companion = re.compile(re.escape(contours.format(stem="\0")).replace("\0", ".+"))
     except (re.error, KeyError, IndexError, ValueError) as error:
         raise ValueError("not a usable pattern") from error
+    slices: list[tuple[Path, Any]] = []
     series: dict[tuple[Any, ...], list[tuple[Path, Any]]] = defaultdict(list)
     sources = []
-    seen: set[str] = set()
+    unread: dict[Path, list[Path]] = defaultdict(list)
     excluded = Path(leave_out).resolve() if leave_out else None
-    for path in sorted(files_below(root, excluded, follow_links=True)):
+    for path in sorted(files_below(root, excluded)):
         name = path.relative_to(root).as_posix()
         if any(part.startswith(".") for part in name.split("/")):
             continue
@@ -143,12 +154,26 @@ def find_scans(
                     )
                 )
             continue
-        header = _header(path)
-        if header is None or str(header.get("SOPInstanceUID", name)) in seen:
+        try:
+            header = _header(path)
+        except SpiderError:
+            unread[path if path.is_dir() else path.parent].append(path)
             continue
-        seen.add(str(header.get("SOPInstanceUID", name)))
-        series[_series_key(header)].append((path, header))
-    sources += [_series_source(root, key, slices, contours) for key, slices in series.items()]
+        if header is not None:
+            slices.append((path, header))
+    for path, header in _without_copies(slices):
+        series[(_series_key(header), _owner(path, header))].append((path, header))
+    stacks = [(key, part) for (key, _), stack in series.items() for part in _parts(stack)]
+    alike = Counter(key for key, _ in stacks)
+    for key, part in stacks:
+        source = _series_source(root, key, part, contours)
+        if alike[key] > 1:  # an anonymiser gave one UID to several
+            source = replace(source, uid=f"{source.uid}|{source.patient}|{source.name}")
+        sources.append(source)
+    for folder, files in unread.items():
+        name = folder.relative_to(root).as_posix()
+        source = ScanSource(f"unread|{name}", name, name, tuple(files), Code.SCAN_UNREADABLE)
+        sources.append(source)
     return sorted(sources, key=lambda source: (source.name, source.uid))
 
 
@@ -206,14 +231,60 @@ def _patient_in(name: str, pattern: re.Pattern[str] | None) -> str:
 
 
 def _header(path: Path) -> Any | None:
-    """Return the header of a DICOM file with an image, or None."""
+    """Return the header of a DICOM file with an image, or None.
+
+    Raises:
+        SpiderError: P03, it may be one and cannot be read.
+    """
     try:
-        with silent_pydicom():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER)
-    except (InvalidDicomError, OSError, ValueError, AttributeError, NotImplementedError):
+        with FilmStream(path) as stream, silent_pydicom():
+            header = pydicom.dcmread(
+                stream, stop_before_pixels=True, specific_tags=_HEADER, force=True
+            )
+            kind = str(header.get("SOPClassUID") or "")
+            is_image = kind.startswith(_IMAGES) and header.get("Rows")
+            stored = header.file_meta.get("MediaStorageSOPClassUID")
+            is_cut = kind == _CT_IMAGE or not is_sop_class(kind)
+            if not is_image and is_cut and stored != _DIRECTORY:
+                raise SpiderError(Code.SCAN_UNREADABLE)  # cut before it says what it is
+            return header if is_image else None
+    except NotDicomError as error:
+        if isinstance(error, BlankFileError) and is_named_as_a_film(path):
+            raise SpiderError(Code.SCAN_UNREADABLE) from None
         return None
-    is_image = str(header.get("SOPClassUID", "")).startswith(_IMAGES)
-    return header if is_image and header.get("Rows") else None
+    except Exception as error:  # pydicom raises nearly every kind of exception on damaged files
+        if isinstance(error, OSError) and is_gone(path, error):
+            return None
+        raise SpiderError(Code.SCAN_UNREADABLE) from None
+
+
+def _owner(path: Path, header: Any) -> tuple[str, ...]:
+    """Return what slices share besides their series: patient and study, or else the folder."""
+    names = ("IssuerOfPatientID", "PatientID", "StudyInstanceUID")
+    owner = tuple(str(header.get(name) or "") for name in names)
+    return (*owner, "" if header.get("SeriesInstanceUID") else str(path.parent))
+
+
+def _without_copies(slices: Sequence[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """Leave out files with the data set of another one; UIDs alone do not tell."""
+    alike = Counter(str(header.get("SOPInstanceUID", "")) for _, header in slices)
+    crowds = Counter(path.parent for path, _ in slices)
+    kept: dict[str, tuple[Path, Any]] = {}
+    # single copies may lie elsewhere
+    for path, header in sorted(slices, key=lambda found: -crowds[found[0].parent]):
+        uid = str(header.get("SOPInstanceUID", ""))
+        content = data_set_sha256(path) if alike[uid] > 1 else uid
+        kept.setdefault(content, (path, header))
+    return list(kept.values())
+
+
+def _parts(slices: list[tuple[Path, Any]]) -> list[list[tuple[Path, Any]]]:
+    """Return slices by their folders if they lie at the same places, else all as one stack."""
+    folders: dict[Path, list[tuple[Path, Any]]] = defaultdict(list)
+    for path, header in slices:
+        folders[path.parent].append((path, header))
+    places = {str(header.get("ImagePositionPatient")) for _, header in slices}
+    return [slices] if len(places) == len(slices) else list(folders.values())
 
 
 def _series_key(header: Any) -> tuple[Any, ...]:

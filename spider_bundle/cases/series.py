@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from pydicom.uid import UID
 from scipy import ndimage
 
 from spider_bundle.arrays import Float32Array, FloatArray
 from spider_bundle.cases.volume import silent_itk
+from spider_bundle.dicom.header import FilmStream, transfer_syntax
 from spider_bundle.errors import Code, SpiderError
 
 MIN_SLICES = 16
@@ -67,11 +69,13 @@ def read_series(files: Sequence[Path]) -> tuple[Float32Array, FloatArray, float]
 def _header(path: Path) -> Any:
     """Return the header of a slice whose pixels are all there: GDCM fills up what is missing."""
     try:
-        data = pydicom.dcmread(path)
+        with FilmStream(path) as stream:
+            data = pydicom.dcmread(stream, force=True)
         size = len(data.PixelData)
         frames = int(data.get("NumberOfFrames") or 1)
         bits = int(data.Rows) * int(data.Columns) * frames * int(data.BitsAllocated)
-        compressed = data.file_meta.TransferSyntaxUID.is_encapsulated
+        syntax = transfer_syntax(data.file_meta)
+        compressed = bool(syntax) and UID(syntax).is_encapsulated
         del data.PixelData
     except Exception as error:
         raise SpiderError(Code.SCAN_UNREADABLE, type(error).__name__) from error

@@ -17,6 +17,7 @@ from spider_bundle.cli.demo import demo
 from spider_bundle.cli.evaluate import evaluate
 from spider_bundle.cli.export import export
 from spider_bundle.cli.infer import infer
+from spider_bundle.cli.key import key
 from spider_bundle.cli.listen import listen
 from spider_bundle.cli.options import GroupedCommand
 from spider_bundle.cli.prepare import prepare
@@ -63,5 +64,5 @@ def main(
     warnings.simplefilter("ignore")
 
 
-for _command in (demo, infer, batch, listen, send, prepare, train, evaluate, export):
+for _command in (demo, infer, batch, key, listen, send, prepare, train, evaluate, export):
     app.command(cls=GroupedCommand)(_command)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, without_traceback
+from spider_bundle.cli.ends import show_files, shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,
@@ -17,12 +18,15 @@ from spider_bundle.cli.options import (
     KeepIdentity,
     KeyFile,
     Layers,
+    MapFile,
     Mesh,
     Precision,
     Shape,
     Spacing,
+    TrustConfig,
     Weights,
     check_extras,
+    check_layers,
     computation,
 )
 from spider_bundle.cli.send import check_peer, deliver
@@ -66,7 +70,7 @@ def batch(
     device: Device = "",
     precision: Precision = "auto",
     spacing: Spacing = 2.0,
-    shape: Shape = 128,
+    shape: Shape = None,
     limit: Annotated[
         int | None, typer.Option(help="Stop after N studies.", min=1, metavar="N")
     ] = None,
@@ -88,6 +92,7 @@ def batch(
         ),
     ] = None,
     key_file: KeyFile = None,
+    map_file: MapFile = None,
     create_key_file: CreateKeyFile = False,
     cluster: Annotated[
         str, typer.Option(help="Ray cluster whose nodes do the work.", metavar="HOST:PORT")
@@ -97,6 +102,7 @@ def batch(
     ] = "",
     weights: Weights = None,
     config_file: Layers = None,
+    trust_config: TrustConfig = False,
     bundle_root: BundleRoot = None,
 ) -> None:
     """Reconstruct many studies unattended.
@@ -126,6 +132,7 @@ def batch(
             )
         computation("" if cluster else device, precision)  # the device is that of the nodes
         check_extras(dicom, mesh, keep_identity)
+        check_layers(config_file, trust_config)
         if cluster:
             require_extra("cluster")
         options = BatchOptions(
@@ -143,6 +150,7 @@ def batch(
             profile=profile,
             key_file=key_file,
             create_key_file=create_key_file,
+            map_file=map_file,
             dry_run=dry_run,
             watch=watch,
             quiet_seconds=quiet_seconds,
@@ -168,6 +176,8 @@ def batch(
             lines, outcome = [], run_batch(options)
     for line in lines:
         typer.echo(line)
+    if sys.stderr.isatty():  # somebody looks on; the log of a service names no files
+        show_files(outcome.files, outcome.files)
     counts = (f"{number} {name}" for name, number in outcome.counts.items() if number)
     text = ", ".join(counts) or "no study found"
     if not dry_run:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import typer
@@ -49,6 +50,13 @@ def shown() -> Iterator[None]:
         if status == EXIT_USAGE:
             raise typer.BadParameter(str(error)) from None
         fail(str(error), status)
+
+
+def show_files(keys: Iterable[str], files: Mapping[str, Iterable[Path]]) -> None:
+    """Tell on standard error, for who named the folder, which files keys stand for, as named."""
+    for key in keys:
+        for path in files.get(key, ()):
+            typer.echo(f"{key}  {path}", err=True)
 
 
 @contextmanager

@@ -14,7 +14,9 @@ from spider_bundle.cli.options import (
     Device,
     Layers,
     Precision,
+    TrustConfig,
     Weights,
+    check_layers,
     training_values,
 )
 
@@ -28,6 +30,7 @@ def evaluate(
     ] = Path("eval"),
     dataset_dir: DatasetDir = None,
     config_file: Layers = None,
+    trust_config: TrustConfig = False,
     weights: Weights = None,
     device: Device = "",
     precision: Precision = "auto",
@@ -39,6 +42,7 @@ def evaluate(
     figures go to OUTPUT.
     """
     with shown():
+        check_layers(config_file, trust_config)
         values = training_values(dataset_dir, device, precision, output_dir=output, weights=weights)
     from spider_bundle.bundle import evaluation_workflow
     from spider_bundle.evaluation.methods import NetworkMethod

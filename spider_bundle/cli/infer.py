@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spider_bundle.cli.ends import shown, without_traceback
+from spider_bundle.cli.ends import show_files, shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     Device,
     Dicom,
     Html,
     KeepIdentity,
+    MapFile,
     Mesh,
     Precision,
     Shape,
@@ -27,6 +29,7 @@ from spider_bundle.cli.options import (
     of_input,
 )
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
+from spider_bundle.pseudonym import check_map, write_map
 
 if TYPE_CHECKING:
     from spider_bundle.batch.options import BatchOptions
@@ -53,7 +56,7 @@ def infer(
         ),
     ] = Path("results"),
     spacing: Spacing = 2.0,
-    shape: Shape = 128,
+    shape: Shape = None,
     sod: Annotated[str, of_geometry(help="Source to isocentre.", metavar=ONE_OR_TWO)] = "",
     sdd: Annotated[str, of_geometry(help="Source to detector.", metavar=ONE_OR_TWO)] = "",
     pitch: Annotated[str, of_geometry(help="Pixel pitch at detector.", metavar=ONE_OR_TWO)] = "",
@@ -88,6 +91,7 @@ def infer(
     precision: Precision = "auto",
     weights: Weights = None,
     bundle_root: BundleRoot = None,
+    map_file: MapFile = None,
 ) -> None:
     """Reconstruct a pair, or a folder of studies.
 
@@ -106,6 +110,7 @@ def infer(
         if allow_secondary_capture:
             stated["allow_secondary_capture"] = True
         source = _dataset(inputs)
+        check_map(map_file, output)
         check_extras(dicom, mesh, keep_identity)
         if device or precision != "auto":
             computation(device, precision)
@@ -132,11 +137,14 @@ def infer(
         )
     kept = "nothing was written of the study at hand, complete results stay"
     with without_traceback("the run", options, kept):
-        ended = _reconstruct(options, source)
+        ended, files = _reconstruct(options, source)
+        if map_file is not None:
+            write_map(map_file, files)
     done, failed = ([key for key, state in ended if state == name] for name in ("done", "failed"))
     refused = len(ended) - len(done) - len(failed)
     lost = f", {len(failed)} failed" if failed else ""
     look = f"; open {output / done[0] / 'preview.png'}" if done else f"; see {output}"
+    show_files([key for key, _ in ended if key not in done], files)
     typer.echo(f"{len(done)} reconstructed, {refused} refused{lost}{look}")
     if failed:
         raise typer.Exit(EXIT_FAILED)
@@ -144,11 +152,13 @@ def infer(
         raise typer.Exit(EXIT_REFUSED)
 
 
-def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[str, str]]:
+def _reconstruct(
+    options: BatchOptions, source: dict[str, Any]
+) -> tuple[list[tuple[str, str]], dict[str, Sequence[Path]]]:
     """Reconstruct study after study, as a batch does, in this process.
 
     Returns:
-        Study key and state of each study.
+        Study key and state of each study, and the files of each by its key.
     """
     _log.info("loading the network")  # seconds go by until the first study
     from spider_bundle.batch.job import Job
@@ -185,7 +195,7 @@ def _reconstruct(options: BatchOptions, source: dict[str, Any]) -> list[tuple[st
         finally:
             if len(refused) > len(studies.refused):
                 write_refusals(options.output, refused)
-    return ended
+    return ended, studies.files
 
 
 def _dataset(inputs: list[Path]) -> dict[str, Any]:
@@ -194,6 +204,9 @@ def _dataset(inputs: list[Path]) -> dict[str, Any]:
     Raises:
         ValueError: Not one folder or two files.
     """
+    for path in inputs:
+        if not os.path.lexists(path):
+            raise ValueError(f"there is no file or folder {str(path)!r}")
     if len(inputs) == 1 and inputs[0].is_dir():
         return {"folder": inputs[0]}
     if len(inputs) == 2 and all(path.is_file() for path in inputs):

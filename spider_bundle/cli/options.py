@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +13,7 @@ from typer.core import TyperCommand
 
 from spider_bundle.bundle import config_text
 from spider_bundle.cli.ends import shown
+from spider_bundle.errors import Code, SpiderError
 
 of_outputs = partial(typer.Option, rich_help_panel="Outputs")
 of_geometry = partial(typer.Option, rich_help_panel="Geometry, if the files lack it")
@@ -19,7 +22,10 @@ of_computation = partial(typer.Option, rich_help_panel="Computation")
 existing = partial(typer.Option, exists=True, dir_okay=False, metavar="FILE")
 
 Spacing = Annotated[float, of_outputs(help="Voxel size.", min=0.1, metavar="MM")]
-Shape = Annotated[int, of_outputs(help="Voxels along each axis.", min=8, max=512, metavar="N")]
+Shape = Annotated[
+    int | None,
+    of_outputs(help="Voxels along each axis; as many as span 256 mm.", min=8, max=512, metavar="N"),
+]
 Dicom = Annotated[
     bool, of_outputs("--dicom", help="Also write a DICOM CT series and a segmentation on it.")
 ]
@@ -69,13 +75,36 @@ KeyFile = Annotated[
     Path | None,
     typer.Option(help="The site's secret for study keys.", dir_okay=False, metavar="FILE"),
 ]
+MapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--map",
+        help="Also write a table of keys and paths, for you alone; outside the output.",
+        dir_okay=False,
+        metavar="FILE",
+    ),
+]
+TrustConfig = Annotated[
+    bool,
+    typer.Option("--trust-config", help="Take config files that others can change."),
+]
 CreateKeyFile = Annotated[
     bool, typer.Option("--create-key-file", help="Make the key file if it is absent.")
 ]
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose help shows its options in groups, and fits 80 columns."""
+    """A command whose help shows its options in groups, and that takes no empty path."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuse an empty path, as an unset variable leaves it: it would be the current folder."""
+        may_be_empty = {name for one in self.params if one.default == "" for name in one.opts}
+        for before, argument in zip(["", *args], args, strict=False):
+            option = argument.startswith("--") and argument.endswith("=")
+            name = argument[:-1] if option else before
+            if (option or not argument) and name not in may_be_empty:
+                raise typer.BadParameter("an argument is empty; is a variable not set?", ctx=ctx)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each group, the options without one first."""
@@ -88,6 +117,19 @@ class GroupedCommand(TyperCommand):
         for title, rows in groups.items():
             with formatter.section(title):
                 formatter.write_dl(rows)
+
+
+def check_layers(layers: Sequence[Path] | None, is_trusted: bool) -> None:
+    """Refuse config files that somebody else may have written: a config runs as code.
+
+    Raises:
+        SpiderError: S02.
+    """
+    for path in layers or ():
+        status = path.stat()
+        is_own = os.name != "posix" or status.st_uid in (0, os.geteuid())
+        if not is_trusted and not (is_own and not status.st_mode & 0o022):
+            raise SpiderError(Code.CONFIG_WRITABLE_BY_OTHERS)
 
 
 def config_path(path: Path) -> str:

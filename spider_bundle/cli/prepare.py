@@ -9,8 +9,10 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, without_traceback
+from spider_bundle.cli.ends import show_files, shown, without_traceback
+from spider_bundle.cli.options import MapFile
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED
+from spider_bundle.pseudonym import check_map, write_map
 
 
 def prepare(
@@ -40,6 +42,7 @@ def prepare(
     patient_pattern: Annotated[
         str, typer.Option(help="Regular expression of the patient in the path of volumes.")
     ] = "",
+    map_file: MapFile = None,
 ) -> None:
     """Prepare CT scans for training.
 
@@ -52,6 +55,7 @@ def prepare(
     from spider_bundle.dicom.studies import PUBLIC_KEY
 
     with without_traceback("the preparation"), shown():
+        check_map(map_file, output)
         key = os.environ.get("SPIDER_SITE_KEY") or PUBLIC_KEY
         options = PrepareOptions(
             spacing=spacing,
@@ -65,6 +69,10 @@ def prepare(
         outcome = prepare_folder(
             folder, output, options, isocentres=stated, progress=True, isolated=True
         )
+        paths = {case: [path] for case, path in outcome.paths.items()}
+        if map_file is not None:
+            write_map(map_file, paths)
+    show_files(outcome.rejected, paths)
     scans = json.loads((output / REPORT).read_text(encoding="utf-8"))["scans"]
     warned = sum(scan["verdict"] == Verdict.WARN for scan in scans)
     warnings = f" ({warned} with warnings)" if warned else ""

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spider_bundle.bundle import PATH_OPTIONS, config_text
 from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
@@ -15,6 +16,8 @@ from spider_bundle.cli.options import (
     Device,
     Layers,
     Precision,
+    TrustConfig,
+    check_layers,
     existing,
     training_values,
 )
@@ -44,6 +47,7 @@ def train(
         ),
     ] = None,
     config_file: Layers = None,
+    trust_config: TrustConfig = False,
     device: Device = "",
     precision: Precision = "auto",
     bundle_root: BundleRoot = None,
@@ -56,6 +60,7 @@ def train(
     """
     given: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate}
     with shown():
+        check_layers(config_file, trust_config)
         overrides = training_values(
             dataset_dir, device, precision, ckpt_dir=output, initial_weights=initial_weights
         )
@@ -64,6 +69,9 @@ def train(
             name, separator, value = text.partition("=")
             if not separator:
                 raise ValueError(f"--set takes ID=VALUE, got {text!r}")
+            if name in PATH_OPTIONS:
+                overrides[name] = config_text(value)
+                continue
             try:
                 overrides[name] = json.loads(value)
             except ValueError:

@@ -23,7 +23,7 @@ class Settings(BaseModel):
 
     Attributes:
         spacing: Voxel size, mm.
-        shape: Voxels along each axis.
+        shape: Voxels along each axis; as many as span 256 mm if not given.
         device: cpu, cuda or cuda:N; the best available if empty.
         precision: auto, float32 or bfloat16.
         keep_identity: Write the results for the patient and study of the radiographs, not for a new
@@ -35,7 +35,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     spacing: float = Field(default=2.0, gt=0)
-    shape: int = Field(default=128, gt=0)
+    shape: int | None = Field(default=None, gt=0)
     device: str = ""
     precision: str = "auto"
     keep_identity: bool = False

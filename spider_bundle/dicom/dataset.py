@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,12 @@ class StudyDataset(Dataset):
         data: Further entries for the transform; ``image`` may also name two files, as a list or
             as a mapping of ``frontal`` and ``lateral``.
 
+    Raises:
+        FileNotFoundError: A folder does not exist, or its name is empty.
+
     Attributes:
-        refused: Study key and findings of each study that was refused, as plain values.
+        refused: Study key and findings of each study or file that was refused, as plain values.
+        files: Files of each study by its key, refused ones included; only for who named them.
         unusable: Number of items among them; the others were refused by their headers.
     """
 
@@ -54,6 +58,7 @@ class StudyDataset(Dataset):
     ) -> None:
         super().__init__([], transform)
         self.refused: list[Mapping[str, Any]] = []
+        self.files: dict[str, Sequence[Path]] = {}
         self.unusable = 0
         overrides = PairOverrides.from_mapping(overrides)
         key = key or PUBLIC_KEY
@@ -76,7 +81,11 @@ class StudyDataset(Dataset):
             frames=overrides.frames,
             keep_identity=keep_identity,
         )
+        for unread in found.refusals:
+            self.files[unread.study_key] = unread.files
+            self._note({"study_key": unread.study_key, "findings": list(unread.findings)})
         for study in found.studies:
+            self.files[study.key] = [film.path for film in study.films]
             if study.pair is None or not study.is_complete:
                 self._note(_refusal(study.key, study.findings))
             else:
@@ -88,7 +97,7 @@ class StudyDataset(Dataset):
             found.foreign_files,
             others or "none",
         )
-        if not found.studies:
+        if not found.studies and not found.refusals:
             _log.error("%s", line(Code.NOT_A_PAIR, "no radiographs found"))
 
     def _add(self, study_key: str, entry: Mapping[str, Any]) -> None:

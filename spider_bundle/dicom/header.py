@@ -20,6 +20,7 @@ from typing import Any
 import pydicom
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.filereader import _read_file_meta_info  # its public form opens a file of its own
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.logs import silent_pydicom
@@ -42,6 +43,14 @@ SOP_CLASSES = {
 DX_FOR_PROCESSING = "1.2.840.10008.5.1.4.1.1.1.1.1"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _PREAMBLE, _MAGIC = 128, b"DICM"
+_STANDARD = "1.2.840.10008."
+"""Beginning of the UIDs of DICOM itself."""
+_FIRST_ELEMENT = re.compile(
+    rb"[\x02\x08]\x00[\x00-\x20]\x00"
+    rb"(?:AE|AS|CS|DA|DT|LO|LT|OB|PN|SH|SQ|ST|TM|UI|UL|UN|US|[^\xff][^\xff]\x00\x00)",
+    re.DOTALL,
+)
+"""Beginning of a file without preamble: an element of group 2 or 8, its VR stated or implied."""
 
 #: Attributes of the pixel modules, which a functional group cannot restate: what is checked must be
 #: what the decoders go by.
@@ -102,6 +111,10 @@ class NotDicomError(SpiderError):
     """A file that does not claim to be a DICOM file: E01."""
 
 
+class BlankFileError(NotDicomError):
+    """A file that is empty, or holds zeros in place of a DICOM file's beginning, as if cut: E01."""
+
+
 class FilmStream(io.BufferedReader):
     """A DICOM file that can be read so many times.
 
@@ -109,9 +122,12 @@ class FilmStream(io.BufferedReader):
         source: The file, or its content.
         reads: Number of times.
 
+    Files without preamble, and those without file meta information, are read as well: some
+    archives and portals store them so.
+
     Raises:
         OSError: It cannot be opened.
-        NotDicomError: It does not begin as a DICOM file.
+        NotDicomError: It does not begin as a DICOM file, or a :class:`BlankFileError`.
     """
 
     name: Any = ""  # which pydicom asks for, and content has none
@@ -125,9 +141,16 @@ class FilmStream(io.BufferedReader):
         self._size = self.seek(0, os.SEEK_END)
         self.seek(0)
         try:
-            if self.read(_PREAMBLE + len(_MAGIC))[_PREAMBLE:] != _MAGIC:
-                message = "not a readable DICOM file (InvalidDicomError)"
-                raise NotDicomError(Code.NOT_A_RADIOGRAPH, message, role="radiograph")
+            head = self.read(_PREAMBLE + len(_MAGIC))
+            self._start = _PREAMBLE + len(_MAGIC) if head.endswith(_MAGIC) else 0
+            if not begins_as_dicom(head):
+                is_blank = not any(head[:_PREAMBLE])
+                why = (
+                    "it is empty, or was cut at its beginning" if is_blank else "InvalidDicomError"
+                )
+                kind = BlankFileError if is_blank else NotDicomError
+                message = f"not a readable DICOM file ({why})"
+                raise kind(Code.NOT_A_RADIOGRAPH, message, role="radiograph")
             self.seek(0)
         except BaseException:
             self.close()
@@ -157,18 +180,38 @@ class FilmStream(io.BufferedReader):
         """
         try:
             with silent_pydicom():
-                self.seek(_PREAMBLE + len(_MAGIC))
-                syntax = transfer_syntax(_read_file_meta_info(self))
+                self.seek(self._start)
+                syntax = transfer_syntax(_read_file_meta_info(self)) or self._likely_syntax()
                 # A deflated data set of a few megabytes can inflate to more than the memory.
                 if syntax != _DEFLATED:
                     self.seek(0)
-                    return pydicom.dcmread(self, stop_before_pixels=not pixels)
+                    dataset = pydicom.dcmread(self, stop_before_pixels=not pixels, force=True)
+                    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+                    return dataset
         except Exception as error:
             # pydicom raises nearly every kind of exception on damaged files.
             message = f"not a readable DICOM file ({type(error).__name__})"
             raise SpiderError(Code.NOT_A_RADIOGRAPH, message, role=role) from None
         message = "deflated files are not accepted"
         raise SpiderError(Code.UNDECODABLE_PIXEL_DATA, message, role=role)
+
+    def _likely_syntax(self) -> str:
+        """Return the transfer syntax by which pydicom will read a data set that states none."""
+        element = self.peek(6)[:6]
+        if not element[4:6].isalpha():
+            return ImplicitVRLittleEndian
+        return ExplicitVRBigEndian if element[0] == 0 else ExplicitVRLittleEndian
+
+
+def begins_as_dicom(head: bytes) -> bool:
+    """Return whether the first 132 bytes of a file are those of a DICOM file or data set."""
+    return head[_PREAMBLE:] == _MAGIC or _FIRST_ELEMENT.match(head) is not None
+
+
+def is_sop_class(uid: str) -> bool:
+    """Return whether a UID is whole: private, or known; a file may be cut in its SOPClassUID."""
+    is_private = not uid.startswith(_STANDARD) and not _STANDARD.startswith(uid)
+    return is_private or UID(uid).name != uid
 
 
 def _is_too_long(place: pydicom.Dataset, keyword: str) -> bool:

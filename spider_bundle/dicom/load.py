@@ -28,8 +28,8 @@ from spider_bundle.dicom.provenance import (
     ViewProvenance,
     provenanced_value,
 )
-from spider_bundle.errors import Code, Finding, Severity, SpiderError
-from spider_bundle.geometry import Grid, View, ViewPosition
+from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding
+from spider_bundle.geometry import FIELD_OF_VIEW, Grid, View, ViewPosition
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,16 @@ def load(
         )
     )
     frontal, lateral = (side.film and side.film.identity for side in pair.sides)
+    found = list(loaded.findings)
+    if min(grid.extent) <= FIELD_OF_VIEW - max(grid.spacing):  # more than rounding
+        message = f"the output grid spans only {min(grid.extent):.0f} mm and may cut the head"
+        found.append(finding(Code.GRID_CUTS_HEAD, "pair", message))
     provenance = Provenance(
         views=(first, second),
         isocentric_assumed=pair.isocentric_assumed,
         burned_in=(loaded.frontal.burned_in, loaded.lateral.burned_in),
         lossy=combined(radiograph.lossy for radiograph in loaded.radiographs),
-        findings=loaded.findings,
+        findings=tuple(found),
         read_seconds=time.perf_counter() - start,
         source_identity=frontal.with_lateral(lateral) if frontal and lateral else None,
     )

@@ -1,20 +1,30 @@
-"""Find films in folders and group them by study; but for :func:`find_studies` no file is opened."""
+"""Find films in folders and group them by study; what may be one and cannot be read is refused."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from spider_bundle.archives import holds_member
 from spider_bundle.dicom.film import Film, describe
-from spider_bundle.dicom.header import SECONDARY_CAPTURE, Identifiers
+from spider_bundle.dicom.header import (
+    SECONDARY_CAPTURE,
+    BlankFileError,
+    Identifiers,
+    NotDicomError,
+    begins_as_dicom,
+    is_sop_class,
+)
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.view import ViewInfo, view_info
 from spider_bundle.errors import CODES, Code, Finding, Severity, SpiderError, finding
-from spider_bundle.files import files_below
+from spider_bundle.files import files_below, reason
 from spider_bundle.pseudonym import pseudonym
 
 #: Key of study keys unless a site sets its own. It is public: with it a key is a pseudonym that
@@ -25,6 +35,9 @@ PUBLIC_KEY = "spider-bundle"
 MAXIMUM_GAP = 30.0
 
 _PAIR = "pair"
+_END_BYTES = 1 << 20
+_FILM_SUFFIXES = frozenset({"", ".dcm", ".dic", ".dicom", ".ima", ".img"})
+"""Endings of radiographs; a number is another. They only count where a file holds nothing."""
 
 _META_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 """Head of the first element of a DICOM file: FileMetaInformationGroupLength."""
@@ -84,16 +97,65 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A study, or a file that might hold some, that cannot be taken.
+
+    Attributes:
+        study_key: Keyed hash of the study, or of the file.
+        findings: Why; the facts of :func:`~spider_bundle.errors.Finding.facts`.
+        is_incomplete: Whether a view is missing, which may still arrive.
+        files: All radiographs of the study, or the file.
+    """
+
+    study_key: str
+    findings: Sequence[Mapping[str, Any]]
+    is_incomplete: bool = False
+    files: Sequence[Path] = field(default=(), repr=False)
+
+    @property
+    def codes(self) -> list[str]:
+        """Codes of the errors, each once, sorted."""
+        return sorted({f["code"] for f in self.findings if f["severity"] == "error"})
+
+
+def refused_file(path: Path, key: str, facts: Sequence[Mapping[str, Any]]) -> Refusal:
+    """Refuse a file of which no study is known; its key is derived from its content.
+
+    Raises:
+        OSError: It has vanished, or cannot be read.
+    """
+    with path.open("rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        ends = hashlib.sha256(stream.read(_END_BYTES))
+        # of a large file both ends are enough, and take no time
+        stream.seek(max(stream.tell(), size - _END_BYTES))
+        ends.update(stream.read(_END_BYTES))
+    return Refusal(study_key(f"file {size} {ends.hexdigest()}", key), facts, files=(path,))
+
+
+def refused_place(path: Path, key: str, facts: Sequence[Mapping[str, Any]]) -> Refusal:
+    """Refuse a file or folder that must not or cannot be read; its key is derived from its path."""
+    return Refusal(study_key(f"place {path.absolute()}", key), facts, files=(path,))
+
+
+def unreadable(error: OSError) -> Finding:
+    """Return A05 for an error of the file system, without its text, which names the file."""
+    return finding(Code.INPUT_UNREADABLE, "batch", f"it cannot be read: {reason(error)}")
+
+
+@dataclass(frozen=True)
 class Studies:
     """What a search found.
 
     Attributes:
         studies: Studies in the order of their first file.
+        refusals: Files and folders that may hold radiographs and cannot be read.
         foreign_files: Number of files that are not DICOM objects.
         other_objects: Number of DICOM files of each modality that are not radiographs.
     """
 
     studies: tuple[Study, ...]
+    refusals: tuple[Refusal, ...]
     foreign_files: int
     other_objects: dict[str, int]
 
@@ -109,6 +171,7 @@ def find_studies(
     """Find the radiographs below folders and group them by study, reading headers only.
 
     Files of any name at any depth are looked at; each is opened once, copies of one film twice.
+    Only what is certainly no radiograph is passed over.
 
     Args:
         paths: Folders or files.
@@ -116,24 +179,84 @@ def find_studies(
         allow_secondary_capture: Accept secondary captures.
         frames: See :func:`~.film.describe`, as for the next.
         keep_identity: Whether to read the identity of patient and study.
+
+    Raises:
+        FileNotFoundError: A path does not exist, or is empty.
     """
     roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     films = []
+    refusals: dict[str, Refusal] = {}  # copies of one file have one name
     foreign = 0
     other: Counter[str] = Counter()
     for path in _files(roots):
+        found: Film | Refusal | None
         try:
-            film = describe(path, frames=frames, keep_identity=keep_identity)
-        except (SpiderError, OSError):
+            found = examine(path, key, frames, keep_identity)
+        except OSError as error:
+            if is_gone(path, error):
+                continue
+            found = refused_place(path, key, [unreadable(error).facts()])
+        if found is None:
             foreign += 1
-            continue
-        if not film.sop_class or film.is_directory:
-            foreign += 1
-        elif is_radiograph(film, allow_secondary_capture):
-            films.append(film)
+        elif isinstance(found, Refusal):
+            refusals.setdefault(found.study_key, found)
+        elif is_radiograph(found, allow_secondary_capture):
+            films.append(found)
         else:
-            other[film.modality] += 1
-    return Studies(group(without_copies(films), key), foreign, dict(other))
+            other[found.modality] += 1
+    studies = group(without_copies(films), key)
+    return Studies(studies, tuple(refusals.values()), foreign, dict(other))
+
+
+def examine(
+    path: Path, key: str, frames: Collection[int] = (), keep_identity: bool = False
+) -> Film | Refusal | None:
+    """Describe a file of an input.
+
+    Args:
+        path: The file.
+        key: See :func:`study_key`.
+        frames: See :func:`~.film.describe`, as for the next.
+        keep_identity: Whether to read the identity of patient and study.
+
+    Returns:
+        The film or other DICOM object; None for what is certainly none; a refusal (A01, E01, E02)
+        of what may be one and cannot be used.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    try:
+        film = describe(path, frames=frames, keep_identity=keep_identity)
+        if film.is_directory:
+            return None
+        if film.sop_class and (film.rows or is_sop_class(film.sop_class)):
+            return film
+        message = "a damaged DICOM file: it does not say what it holds"
+        facts = [finding(Code.NOT_A_RADIOGRAPH, "radiograph", message).facts()]
+    except NotDicomError as error:
+        if isinstance(error, BlankFileError) and is_named_as_a_film(path):
+            facts = [found.facts() for found in error.findings]
+        elif not holds_member(path, begins_as_dicom):
+            return None
+        else:
+            message = "an archive with DICOM files, which is not opened here"
+            action = "unpack it; spider batch opens zip archives that are not in others"
+            facts = [finding(Code.ARCHIVE_UNREADABLE, "batch", message, action=action).facts()]
+    except SpiderError as error:
+        facts = [found.facts() for found in error.findings]
+    return refused_file(path, key, facts)
+
+
+def is_gone(path: Path, error: OSError) -> bool:
+    """Return whether a file could not be read because it has vanished; a link is still there."""
+    return isinstance(error, (FileNotFoundError, NotADirectoryError)) and not path.is_symlink()
+
+
+def is_named_as_a_film(path: Path) -> bool:
+    """Return whether a file that holds nothing is named as images are."""
+    suffix = path.suffix.lower()
+    return not path.name.startswith(".") and (suffix in _FILM_SUFFIXES or suffix[1:].isdigit())
 
 
 def is_radiograph(film: Film, allow_secondary_capture: bool = False) -> bool:
@@ -229,12 +352,24 @@ class _Named:
         return " ".join(p for p in parts if p) + instance
 
 
+def require_path(path: str | os.PathLike[str]) -> None:
+    """Refuse a name of nothing; an empty one would be the current folder.
+
+    Raises:
+        FileNotFoundError: It is empty, or there is no such file or folder.
+    """
+    if not os.fspath(path) or not os.path.lexists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+
+
 def _files(roots: Sequence[Path | str]) -> Iterator[Path]:
-    for root in map(Path, roots):
-        if root.is_dir():
-            yield from files_below(root)
+    for root in roots:
+        require_path(root)
+        path = Path(root)
+        if path.is_dir():
+            yield from files_below(path)
         else:
-            yield root
+            yield path
 
 
 def _lacks_view(members: Iterable[_Named]) -> bool:

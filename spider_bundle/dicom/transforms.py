@@ -12,7 +12,7 @@ from spider_bundle.dicom.image import PIXEL_SIZE, SIZE
 from spider_bundle.dicom.load import load
 from spider_bundle.dicom.overrides import PairOverrides
 from spider_bundle.dicom.pair import FilmPair, describe_pair, pair_films
-from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
+from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies, require_path
 from spider_bundle.errors import Code, SpiderError
 from spider_bundle.geometry import Grid
 
@@ -27,7 +27,7 @@ class BiplanarRadiographsd(Transform):
 
     Args:
         spacing: Voxel size of the output grid, mm.
-        shape: Voxels of the output grid.
+        shape: Voxels of the output grid; see :meth:`~.grid.Grid.centred` if not given.
         image_size: Rows and columns of the network's image.
         pixel_size: Its pixel size at the isocentre, mm.
         overrides: See :meth:`PairOverrides.from_mapping`.
@@ -39,7 +39,7 @@ class BiplanarRadiographsd(Transform):
     def __init__(
         self,
         spacing: float | Sequence[float] = 2.0,
-        shape: int | Sequence[int] = 128,
+        shape: int | Sequence[int] | None = None,
         image_size: int = SIZE,
         pixel_size: float = PIXEL_SIZE,
         overrides: Mapping[str, Any] | None = None,
@@ -70,12 +70,15 @@ class BiplanarRadiographsd(Transform):
         """Return the pair that ``image`` names; no pixels are read.
 
         Raises:
+            FileNotFoundError: A file or folder does not exist, or its name is empty.
             SpiderError: E06 or others, a folder does not hold one complete study.
         """
         if isinstance(source, FilmPair):
             return source
         if isinstance(source, Mapping):
             source = source["frontal"], source["lateral"]
+        for path in source if isinstance(source, (list, tuple)) else [source]:
+            require_path(path)
         if isinstance(source, (list, tuple)) and len(source) == 2:
             return describe_pair(
                 source, self.overrides, key=self.key, keep_identity=self.keep_identity
@@ -99,21 +102,30 @@ def single_pair(
         keep_identity: Whether to read the identity of patient and study.
 
     Raises:
-        SpiderError: There is no study, more than one, or it is not one pair.
+        FileNotFoundError: The folder does not exist, or its name is empty.
+        SpiderError: There is no study, more than one, it is not one pair, or a file that may be a
+            radiograph cannot be read; the error's notes tell which.
     """
     overrides = overrides or PairOverrides()
-    studies = find_studies(
+    found = find_studies(
         folder,
         key=key,
         allow_secondary_capture=overrides.allow_secondary_capture,
         frames=overrides.frames,
         keep_identity=keep_identity,
-    ).studies
-    if len(studies) != 1:
-        found = "no radiographs" if not studies else f"{len(studies)} studies"
-        message = f"{found} in the folder instead of one"
+    )
+    if found.refusals:  # what cannot be read may be of another study, or of this one
+        codes = ", ".join(sorted({code for refusal in found.refusals for code in refusal.codes}))
+        message = f"{len(found.refusals)} files that may be radiographs cannot be read ({codes})"
+        error = SpiderError(Code.INPUT_UNREADABLE, message, role="pair")
+        for refusal in found.refusals:  # notes are in the traceback only
+            error.add_note(f"{', '.join(refusal.codes)}: {', '.join(map(str, refusal.files))}")
+        raise error
+    if len(found.studies) != 1:
+        number = f"{len(found.studies)} studies" if found.studies else "no radiographs"
+        message = f"{number} in the folder instead of one"
         raise SpiderError(Code.NOT_A_PAIR, message, role="pair")
-    (study,) = studies
+    (study,) = found.studies
     if study.pair is None or not study.is_complete:
         raise SpiderError(study.findings)
     return pair_films(study.pair, overrides, key=key)

@@ -79,6 +79,7 @@ class RadiographInferTask(BundleInferTask):
             add_post_restore=False,
             load_strict=True,
         )
+        self.bundle_config["bundle_root"] = config_text(bundle)
         self.dimension = 3  # of the result; MONAI Label takes it from the first input
         self.results = conf.get("results")
         self._config.update({_CONTENT: list(get_args(Content))})
@@ -101,6 +102,8 @@ class RadiographInferTask(BundleInferTask):
             except SpiderError as error:
                 _log.warning("study refused: %s", error)
                 raise HTTPException(422, str(error)) from None
+            except FileNotFoundError:  # its text names the path; MONAI Label makes "" of no image
+                raise HTTPException(404, "no such folder, image or session here") from None
             if not self.results:
                 answer.pop("study", None)  # about to be deleted
             elif "study" in answer:

@@ -15,13 +15,13 @@ from spider_bundle.errors import SpiderError
 WORDS = {"hang": b"HANG", "die": b"DIE!", "swell": b"SWELL", "fail": b"FAIL"}
 """What a file says that misbehaves, in its ManufacturerModelName."""
 
-_describe_file, _hash_files = finder.describe_file, finder.hash_files
+_examine, _hash_files = finder.examine, finder.hash_files
 
 
-def describe_file(path: Path, *arguments: Any) -> Any:
+def examine(path: Path, *arguments: Any) -> Any:
     """As usual, but some files harm their reader."""
     _suffer(path)
-    return _describe_file(path, *arguments)
+    return _examine(path, *arguments)
 
 
 def hash_files(paths: Any, *arguments: Any) -> Any:

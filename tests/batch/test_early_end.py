@@ -158,6 +158,8 @@ def test_the_unexpected_is_shown_to_who_asks(
     [
         ({"input": "absent"}, "the input does not exist"),
         ({"shape": 0}, "greater than 0"),
+        ({"input": ""}, "the path is empty"),
+        ({"weights": ""}, "the path is empty"),
         ({"shape": "Doe"}, "valid integer"),
         ({"watch": True, "dry_run": True}, "a dry run does not watch"),
     ],

@@ -14,15 +14,21 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
+from pydicom.filebase import DicomBytesIO
 from pydicom.fileset import FileSet
+from pydicom.filewriter import write_dataset
 
+from spider_bundle.archives import ArchiveLimits, unpack
 from spider_bundle.batch import finder
-from spider_bundle.batch.archives import ArchiveLimits, unpack
 from spider_bundle.batch.finder import SANDBOX_MODULES, Found, StudyFinder
 from spider_bundle.batch.profile import Profile, Rule
 from spider_bundle.batch.sandbox import CallStopped, Sandbox
+from spider_bundle.dicom.load import load_radiographs
+from spider_bundle.dicom.pair import pair_films
+from spider_bundle.dicom.studies import find_studies
 from spider_bundle.errors import SpiderError
 from spider_bundle.files import file_sha256
 from tests.batch import readers
@@ -140,6 +146,143 @@ def liar(path: Path) -> Path:
         content[place : place + 4] = struct.pack("<I", 1)
     path.write_bytes(content)
     return path
+
+
+def data_set(film: bytes) -> bytes:
+    """A film without preamble and file meta information."""
+    return film[144 + int.from_bytes(film[140:144], "little") :]
+
+
+def implicit(film: bytes) -> bytes:
+    """The same with implied VRs."""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = True, True
+    write_dataset(stream, pydicom.dcmread(io.BytesIO(film)))
+    return stream.getvalue()
+
+
+def zipped(film: bytes, name: str = "a") -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as target:
+        target.writestr(name, film)
+    return stream.getvalue()
+
+
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "without preamble": data_set,
+    "without preamble, VRs implied": implicit,
+    "without meta information": lambda film: bytes(128) + b"DICM" + data_set(film),
+    "meta information without preamble": lambda film: film[132:],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_film_is_read_however_it_begins(
+    form: str, spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    source = spool(1)
+    (whole,) = find_studies(source, key=KEY).studies
+    pixels = load_radiographs(pair_films(whole.films)).frontal.pixels
+    for path in (source / "s0").iterdir():
+        path.write_bytes(FORMS[form](path.read_bytes()))
+    (study,) = find_studies(source, key=KEY).studies
+    assert (study.key, study.is_complete) == (whole.key, True)
+    assert np.array_equal(load_radiographs(pair_films(study.films)).frontal.pixels, pixels)
+    assert [job.study_key for job in find(source, tmp_path / "w").jobs] == [whole.key]
+
+
+MAYBE_OURS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "E01 cut in its header": ("x.dcm", lambda film: film[:700]),
+    "E01 cut in its SOP class": (
+        "x",
+        lambda film: film[: film.rindex(b"1.2.840.10008.5.1.4.1.1.1.1", 0, 600) + 19],
+    ),
+    "E01 cut before its SOP class": ("x", lambda film: film[:300]),
+    "E01 cut in its preamble": ("x.dcm", lambda film: film[:90]),
+    "E01 empty": ("1.2.840.7", lambda film: b""),
+    "E01 zeros": ("x.IMA", lambda film: bytes(len(film))),
+    "E01 data set cut": ("x", lambda film: data_set(film)[:20]),
+    "E02 deflated": (
+        "x",
+        lambda film: film.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99").replace(
+            b"UI\x14\0" + b"1.2.840.10008.1.2.1.99", b"UI\x16\0" + b"1.2.840.10008.1.2.1.99"
+        ),
+    ),
+    "A01 archive in an archive": ("x.zip", lambda film: zipped(zipped(film, "b.zip"))),
+}
+
+
+@pytest.mark.parametrize("kind", MAYBE_OURS)
+def test_what_may_be_a_film_is_refused_alike_everywhere(
+    kind: str, spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    name, spoil = MAYBE_OURS[kind]
+    source = spool(1)
+    film = (source / "s0" / "frontal.dcm").read_bytes()
+    (source / name).write_bytes(spoil(film))
+    here, batch = find_studies(source, key=KEY), find(source, tmp_path / "w")
+    assert [len(here.studies), len(batch.jobs)] == [1, 1]
+    assert [r.codes for r in here.refusals] == [r.codes for r in batch.refusals] == [[kind[:3]]]
+    if name != "x.zip":  # which the batch opens, and then refuses what is in it
+        assert [r.study_key for r in here.refusals] == [r.study_key for r in batch.refusals]
+        assert [r.files for r in here.refusals] == [(source / name,)]
+
+
+def test_links_are_followed_and_one_that_leads_nowhere_is_refused(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    films, source = spool(2, "elsewhere"), tmp_path / "in"
+    (source / "files").mkdir(parents=True)
+    (source / "folder").symlink_to(films / "s0", target_is_directory=True)
+    for film in (films / "s1").iterdir():
+        (source / "files" / film.name).symlink_to(film)
+    (source / "back").symlink_to(source, target_is_directory=True)
+    (source / "gone.dcm").symlink_to(films / "never.dcm")
+    (source / ".#lock").symlink_to("editor@host.1234")
+    here, batch = find_studies(source, key=KEY), find(source, tmp_path / "w")
+    assert {study.key for study in here.studies} == {job.study_key for job in batch.jobs}
+    assert [len(here.studies), here.foreign_files, batch.foreign_files] == [2, 0, 0]
+    assert [r.codes for r in here.refusals] == [r.codes for r in batch.refusals] == [["A05"]]
+    assert here.refusals[0].study_key == batch.refusals[0].study_key
+
+
+def test_what_is_certainly_foreign_is_counted_only(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    source = spool(1)
+    for name, content in {
+        "letter.docx": zipped(b"<xml/>", "word/document.xml"),
+        "picture.png": b"\x89PNG\r\n\x1a\n" + bytes(200),
+        "study.done": b"",
+        ".hidden": b"",
+        "volume.raw": bytes(5000),
+        "notes": b"Dear Ms Doe",
+    }.items():
+        (source / name).write_bytes(content)
+    here, batch = find_studies(source, key=KEY), find(source, tmp_path / "w")
+    assert (here.refusals, here.foreign_files) == ((), 6)
+    assert (list(batch.refusals), batch.foreign_files) == ([], 6)
+
+
+def test_small_archives_with_zip64_records_are_read(
+    spool: Spool, tmp_path: Path, find: Find
+) -> None:
+    """As streams are zipped, beside a complete ordinary end and beside one that says nothing."""
+    folder = spool(1) / "s0"
+    films = {path.name: path.read_bytes() for path in folder.iterdir()}
+    data = archive(tmp_path / "plain.zip", films).read_bytes()
+    end = data.rfind(b"PK\5\6")
+    count, size, start = struct.unpack("<HII", data[end + 10 : end + 20])
+    for number, told in enumerate([size, 5 << 20]):
+        record = struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, count, count, told, start)
+        locator = struct.pack("<4sIQI", b"PK\6\7", 0, end, 1)
+        silent = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, *[0xFFFFFFFF] * 2, 0)
+        for name, last in (("ordinary", data[end:]), ("silent", silent)):
+            path = tmp_path / f"{name}{number}.zip"
+            path.write_bytes(data[:end] + record + locator + last)
+            found = find(path, tmp_path / "w")
+            wanted = (1, []) if told == size else (0, [["A02"]])
+            assert (len(found.jobs), [r.codes for r in found.refusals]) == wanted, name
 
 
 @pytest.mark.parametrize(

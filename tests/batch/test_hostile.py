@@ -50,7 +50,7 @@ def mark(path: Path, word: bytes) -> None:
     dataset.save_as(path)
 
 
-@pytest.mark.parametrize("stage", ["describe_file", "hash_files"])
+@pytest.mark.parametrize("stage", ["examine", "hash_files"])
 def test_file_that_harms_its_reader_is_refused_alone(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, stage: str
 ) -> None:
@@ -67,7 +67,7 @@ def test_file_that_harms_its_reader_is_refused_alone(
     for words in ("longer than", "died", "MemoryError", "ValueError"):
         assert sum(words in message for message in told) == 1
     assert not any("Doe" in message or str(tmp_path) in message for message in told)
-    if stage == "describe_file":  # the file is refused, and the other one of its study lacks it
+    if stage == "examine":  # the file is refused, and the other one of its study lacks it
         assert codes(found).count("E06") == len(readers.WORDS)
     else:
         uids = [SyntheticIdentity(f"s{n}").uid("study") for n in range(1, len(readers.WORDS) + 1)]

@@ -460,7 +460,7 @@ def test_workers_share_cores_and_memory(
 def test_signal_cuts_a_search_that_takes_long(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finder, "describe_file", readers.describe_file)
+    monkeypatch.setattr(finder, "examine", readers.examine)
     source, output = spool(2), tmp_path / "out"
     dataset = pydicom.dcmread(source / "s0" / "frontal.dcm")
     dataset.ManufacturerModelName = readers.WORDS["hang"].decode()

@@ -101,7 +101,7 @@ def write_series(place: Path, hu: np.ndarray, grid: Grid, **changes: Any) -> lis
             else:
                 setattr(data, name, value)
         data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
-        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID or generate_uid()
         paths.append(place / f"{generate_uid()}.dcm")  # names say nothing about the order
         pydicom.dcmwrite(paths[-1], data, enforce_file_format=True)
     return paths

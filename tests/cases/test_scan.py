@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,57 @@ def test_find_groups_series_and_leaves_out_the_rest(tmp_path: Path) -> None:
     assert str(tmp_path) not in repr(sources)
     # without a pattern every file is a patient of its own
     assert len({s.patient for s in find_scans(tmp_path / "sub-02")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({}, {}),
+        ({"SOPInstanceUID": "1.2.9"}, {"SOPInstanceUID": "1.2.9"}),
+        ({"SOPInstanceUID": ""}, {"SOPInstanceUID": ""}),
+        ({"SeriesInstanceUID": ""}, {"SeriesInstanceUID": ""}),
+        ({"SeriesInstanceUID": "1.2"}, {"SeriesInstanceUID": "1.2", "PatientID": "other"}),
+        ({"SeriesInstanceUID": "1.2", "StudyInstanceUID": "1.1"},) * 2,
+        ({"SeriesInstanceUID": "1.2", "SOPInstanceUID": "1.3", "StudyInstanceUID": "1.1"},) * 2,
+    ],
+)
+def test_no_scan_is_lost_whatever_uids_an_anonymiser_leaves(
+    tmp_path: Path, one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    hu, grid = volume()
+    for number, (name, changes) in enumerate((("p1", one), ("p2", other))):
+        # numbered anew for every patient, as files too
+        slices = write_series(tmp_path / name, *acquired(hu - number, grid, "LPS"), **changes)
+        (tmp_path / f"copy of {name}").mkdir()
+        for path in slices[:2]:
+            shutil.copy(path, tmp_path / f"copy of {name}")
+    sources = find_scans(tmp_path)
+    assert [len(source.files) for source in sources] == [hu.shape[2]] * 2
+    assert len({source.uid for source in sources}) == 2
+    for source, number in zip(sources, (0, 1), strict=True):
+        assert np.nanmax(read_scan(source).hu) == pytest.approx(hu.max() - number, abs=0.5)
+
+
+def test_a_series_without_preambles_is_read(tmp_path: Path) -> None:
+    hu, grid = volume()
+    for path in write_series(tmp_path, *acquired(hu, grid, "LPS")):
+        data = path.read_bytes()
+        path.write_bytes(data[144 + int.from_bytes(data[140:144], "little") :])
+    (source,) = find_scans(tmp_path)
+    assert np.abs(read_scan(source).hu - hu).max() < 0.5
+
+
+def test_slices_that_cannot_be_read_are_a_scan_with_a_fault(tmp_path: Path) -> None:
+    hu, grid = volume()
+    for number, path in enumerate(write_series(tmp_path / "a", *acquired(hu, grid, "LPS"))):
+        path.write_bytes(path.read_bytes()[: 300 + 5 * number])
+    (tmp_path / "a" / "gone.dcm").symlink_to(tmp_path / "never")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "1.dcm").touch()
+    (tmp_path / "b" / "done.txt").touch()
+    sources = find_scans(tmp_path)
+    assert [source.fault for source in sources] == [Code.SCAN_UNREADABLE] * 2
+    assert [len(source.files) for source in sources] == [hu.shape[2] + 1, 1]
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:

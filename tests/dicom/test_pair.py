@@ -140,7 +140,8 @@ def test_find_studies_in_a_messy_folder(write: Writer, tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     found = find_studies(tmp_path)
-    assert found.foreign_files == 2
+    assert found.foreign_files == 1
+    assert [refusal.codes for refusal in found.refusals] == [["E01"]]
     assert found.other_objects == {"CT": 1}
     assert [study.is_complete for study in found.studies] == [True, True]
     assert {s.key for s in found.studies} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -12,7 +13,7 @@ import torch
 from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.provenance import ProvenancedValue
 from spider_bundle.dicom.transforms import BiplanarRadiographsd, single_pair
-from spider_bundle.errors import Code, SpiderError
+from spider_bundle.errors import Code, Severity, SpiderError
 from spider_bundle.geometry import ViewPosition, isocentric_view
 from spider_bundle.phantom import HeadPhantom
 from spider_bundle.projection_matrix import project_points
@@ -53,6 +54,18 @@ def test_output_grid_travels_in_the_meta(pair: tuple[Path, Path]) -> None:
     assert np.allclose(np.diag(affine), [4, 4, 4, 1])
 
 
+@pytest.mark.parametrize(
+    ("spacing", "shape", "is_cut"),
+    [(1.0, None, False), (3.0, None, False), (1.0, 128, True), (2.0, (128, 128, 100), True)],
+)
+def test_a_grid_that_cuts_the_head_is_warned_of(
+    pair: tuple[Path, Path], spacing: float, shape: Any, is_cut: bool
+) -> None:
+    meta = BiplanarRadiographsd(spacing, shape)({"image": list(pair)})["image"].meta
+    found = [one for one in meta["provenance"].findings if one.code is Code.GRID_CUTS_HEAD]
+    assert [one.severity for one in found] == [Severity.WARNING] * is_cut
+
+
 def test_every_way_to_name_a_pair_gives_the_same(pair: tuple[Path, Path]) -> None:
     load = BiplanarRadiographsd()
     images = [
@@ -80,6 +93,34 @@ def test_report_says_where_values_come_from(pair: tuple[Path, Path]) -> None:
         ViewPosition.PA, sod=900.0, sdd=1150.0, spacing=(1.2, 1.2), shape=(240, 240)
     ).canonical(1.2, 256, ViewPosition.PA)
     assert np.allclose(frontal.projection, view.matrix[:3], atol=1e-6)
+
+
+def test_a_file_or_folder_that_is_not_there_is_named(
+    tmp_path: Path, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pair[0].parent)  # an empty name is not the current folder
+    absent = str(tmp_path / "nope")
+    for source, name in (
+        (absent, absent),
+        ([str(pair[0]), absent], absent),
+        ({"frontal": absent, "lateral": str(pair[1])}, absent),
+        ("", ""),
+    ):
+        with pytest.raises(FileNotFoundError) as caught:
+            BiplanarRadiographsd()({"image": source})
+        assert caught.value.filename == name
+
+
+def test_a_folder_with_something_unreadable_is_refused(
+    tmp_path: Path, pair: tuple[Path, Path]
+) -> None:
+    for path in pair:
+        (tmp_path / path.name).symlink_to(path)
+    (tmp_path / "third.dcm").touch()
+    with pytest.raises(SpiderError, match=r"A05 \(pair\) 1 files .*E01") as caught:
+        single_pair(tmp_path)
+    assert caught.value.__notes__ == [f"E01: {tmp_path / 'third.dcm'}"]
+    assert "third" not in str(caught.value)
 
 
 def test_folder_must_hold_one_study(tmp_path: Path, pair: tuple[Path, Path]) -> None:

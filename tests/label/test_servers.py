@@ -55,7 +55,7 @@ def archive(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -
 def test_stock_app_lists_labels_and_options(stock: LabelServer) -> None:
     model = stock.json("GET", "/info/")["models"][STOCK]
     assert model["labels"] == {name: value for value, name in LABEL_NAMES.items() if value}
-    assert {"spacing": 2.0, "shape": 128, "chunk": 65536}.items() <= model["config"].items()
+    assert {"spacing": 2.0, "shape": None, "chunk": 65536}.items() <= model["config"].items()
 
 
 def test_stock_app_reconstructs_a_folder(
@@ -103,7 +103,7 @@ def test_own_app_lists_labels_and_options(own: OwnServer) -> None:
     model = own.server.json("GET", "/info/")["models"][MODEL]
     assert model["labels"] == {name: value for value, name in LABEL_NAMES.items() if value}
     assert model["dimension"] == 3
-    options = {"spacing": 2.0, "shape": 128, "chunk": 65536}
+    options = {"spacing": 2.0, "shape": None, "chunk": 65536}
     contents = {"result_content": ["label", "ct", "all"]}
     assert {**options, **contents}.items() <= model["config"].items()
 

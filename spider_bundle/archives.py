@@ -1,4 +1,7 @@
-"""Unpack zip archives that anybody may have made, within limits and without using their names."""
+"""Unpack zip archives that anybody may have made, within limits and without using their names.
+
+The layout is that of APPNOTE.TXT of PKWARE, sections 4.3.14 to 4.3.16.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,24 @@ import os
 import shutil
 import struct
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from spider_bundle.errors import Code, SpiderError
 
-_MAGIC = b"PK\x03\x04"
+_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x07\x08", b"PK00")
+"""First bytes: a file, an empty archive, the same of ZIP64, and two marks of archives in parts."""
 _BLOCK = 1 << 20
 _ENCRYPTED = 0x1
-_END, _ZIP64 = b"PK\x05\x06", b"PK\x06\x07"
+_END, _LOCATOR, _END64 = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
+_END64_BYTES = 56
 _END_BYTES = 22 + 65535
 _DIRECTORY_BYTES = 4 << 20
 """Largest table of contents, which is read into memory as a whole and takes ten times as much."""
+_HEAD_BYTES = 132
+"""What of a file is looked at to know its kind."""
 _RATIO_FROM = 1 << 20
 """Bytes from which the compression of a member is looked at: short ones compress by chance."""
 
@@ -48,7 +56,32 @@ def is_archive(path: Path) -> bool:
         OSError: It cannot be read.
     """
     with path.open("rb") as stream:
-        return stream.read(4) in (_MAGIC, _END)
+        return stream.read(4) in _MAGICS
+
+
+def holds_member(path: Path, wanted: Callable[[bytes], bool]) -> bool:
+    """Return whether a zip archive holds a wanted file, or another archive, or cannot be opened.
+
+    Args:
+        path: A file; what is no archive holds nothing.
+        wanted: Tells a file by its first bytes.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    if not is_archive(path):
+        return False
+    try:
+        _check_directory(path)
+        with zipfile.ZipFile(path) as source:
+            for member in source.infolist()[: ArchiveLimits.members]:
+                with source.open(member) as stream:
+                    head = stream.read(_HEAD_BYTES)
+                if head[:4] in _MAGICS or wanted(head):
+                    return True
+    except Exception:  # zipfile and the decompressors each have their own
+        return True
+    return False
 
 
 def unpack(
@@ -109,14 +142,19 @@ def _check_directory(archive: Path) -> None:
         SpiderError: A01 or A02.
     """
     with archive.open("rb") as stream:
-        stream.seek(-min(_END_BYTES + 20, os.fstat(stream.fileno()).st_size), os.SEEK_END)
+        most = _END_BYTES + 20 + _END64_BYTES
+        stream.seek(-min(most, os.fstat(stream.fileno()).st_size), os.SEEK_END)
         tail = stream.read()
     end = tail.rfind(_END)
     if not 0 <= end <= len(tail) - 22:
         raise SpiderError(Code.ARCHIVE_UNREADABLE, "the archive has no end: it is damaged")
     (size,) = struct.unpack("<I", tail[end + 12 : end + 16])
-    if size > _DIRECTORY_BYTES or tail[max(end - 20, 0) :].startswith(_ZIP64):
-        message = "the archive is larger than 4 GB or has too many files"
+    record = tail[max(end - 20 - _END64_BYTES, 0) : end]
+    # streams end so, whatever their size; where it is not in this place, zipfile ignores it too
+    if record.startswith(_END64) and record[_END64_BYTES:].startswith(_LOCATOR):
+        (size,) = struct.unpack("<Q", record[40:48])
+    if size > _DIRECTORY_BYTES:
+        message = "the archive has too many files, or their names are too long"
         raise SpiderError(Code.ARCHIVE_EXCEEDS_LIMITS, message)
 
 
