@@ -131,8 +131,8 @@ def take_options() -> None:
             hint = f"; did you mean --{near[0]}?" if near else ""
             raise SpiderError(Code.INVALID_OPTION, f"there is no option --{name}{hint}")
     typed = _typed_options(sys.argv)
-    for name in PATH_OPTIONS & options.keys():
-        path = typed.get(name, options[name])
+    for name in PATH_OPTIONS & (options.keys() | typed.keys()):  # a typed None is no option
+        path = typed.get(name, options.get(name))
         if path is None:
             continue
         if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
