@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from spider_bundle.grid import FIELD_OF_VIEW as FIELD_OF_VIEW
 from spider_bundle.grid import LPS_TO_RAS as LPS_TO_RAS
-from spider_bundle.grid import MOST_VOXELS as MOST_VOXELS
 from spider_bundle.grid import FloatArray as FloatArray
 from spider_bundle.grid import Grid as Grid
 
