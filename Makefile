@@ -8,17 +8,17 @@ PYTEST_ARGS ?=
 
 # what users need
 $(VENV)/.core: pyproject.toml constraints.txt
-	@echo "Installing SPIDER into $(VENV), once: about 1.5 GB with PyTorch for CPUs, 1 to 5 minutes."
+	@echo "Installing SPIDER into $(VENV), once: about 1.7 GB with PyTorch for CPUs, 1 to 5 minutes."
 	@echo "PyTorch for GPUs, which pip takes from PyPI, needs several GB more."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=23.2"
-	$(BIN)/python -m pip install -c constraints.txt -e ".[codecs]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --no-compile -c constraints.txt -e ".[codecs]"
 	touch $@
 
 # what developers need beside it
 $(VENV)/.installed: $(VENV)/.core
 	@echo "Installing tests, documentation and all extras into $(VENV), once: about 2 GB."
-	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster,codecs,dev,dicom,docs,mesh,pacs,train]"
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -c constraints.txt -e ".[cluster,codecs,dev,dicom,docs,mesh,pacs,train]"
 	touch $@
 
 demo: $(VENV)/.core
