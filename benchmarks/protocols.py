@@ -37,7 +37,7 @@ from spider_bundle.dicom.image import resample_radiograph
 from spider_bundle.evaluation.comparison import score_item
 from spider_bundle.evaluation.methods import NetworkMethod
 from spider_bundle.evaluation.protocols import v2_items
-from spider_bundle.evaluation.registration import registered
+from spider_bundle.evaluation.registration import register_bone, registered
 from spider_bundle.evaluation.tables import write_scores
 from spider_bundle.geometry import View, ViewPosition, rotation_about
 from spider_bundle.intensity import attenuation
@@ -52,7 +52,10 @@ from spider_bundle.simulation import (
 from spider_bundle.slot_view import slot_view
 
 SIZE, PIXEL_SIZE = 256, 1.2
-_SHOWN = ("psnr_db", "dice_bone", "psnr_db_registered", "dice_bone_registered", "shift_mm")
+_SHOWN = (
+    *("psnr_db", "dice_bone", "psnr_db_registered", "dice_bone_registered"),
+    *("shift_mm", "bone_shift_mm"),
+)
 _PROTOCOLS = ("v1", "v2", "v3", "world", "flexion", "magnification")
 TURN_DEGREES, SHIFT_MM, FLEXION_DEGREES = 3.0, 4.0, 25.0
 
@@ -217,6 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
                 row = score_item(result, item, surfaces=False)
                 row |= {f"{k}_registered": v for k, v in after.items() if k != "case"}
                 row |= {"shift_mm": fit.shift_mm, "turn_degrees": fit.turn_degrees}
+                bone = register_bone(result.hu, item["ct"].numpy(), measured, affine)
+                row["bone_shift_mm"] = bone.shift_mm
                 scored.append(row)
             rows += [{"setting": title, **row} for row in scored]
             write_scores(options.output_dir, "protocols", rows, {})

@@ -47,6 +47,12 @@ class Code(StrEnum):
     LOSSY_COMPRESSION = "E22"
     CONTRADICTORY_LATERALITY = "E23"
     WRONG_POLARITY = "E24"
+    UNKNOWN_TUBE_SIDE = "E25"
+    LOCALISER_GEOMETRY = "E26"
+    NO_HEAD_LOCALISERS = "E27"
+    SEVERAL_LOCALISERS = "E28"
+    MIXED_KINDS = "E29"
+    HEAD_NOT_FOUND = "E30"
     HEADER_CONTRADICTS_PIXELS = "E31"
     REPROJECTION_DISAGREES = "E32"
     NOT_A_SKULL_VIEW = "E33"
@@ -139,7 +145,7 @@ CODES: Mapping[Code, Info] = MappingProxyType(
     {
         # radiographs
         Code.NOT_A_RADIOGRAPH: Info(
-            "not DICOM, or not a radiograph (CR, DX, XA, XRF, Enhanced XA, Enhanced XRF)",
+            "not DICOM, or not a radiograph (CR, DX, XA, XRF, their enhanced kinds, CT localisers)",
             "export the original radiograph; if it is a secondary capture, allow these "
             "(--allow-secondary-capture)",
             attribute="SOPClassUID",
@@ -269,6 +275,36 @@ CODES: Mapping[Code, Info] = MappingProxyType(
             "about polarity",
             "look at the image, then set whether high stored values are dense",
             attribute="PixelIntensityRelationshipSign",
+        ),
+        Code.UNKNOWN_TUBE_SIDE: Info(
+            "the side of the patient on which the tube of a localiser was is not known",
+            "state it with --tube-side: A or P for the frontal, L or R for the lateral localiser",
+            attribute="AngularPosition",
+        ),
+        Code.LOCALISER_GEOMETRY: Info(
+            "the geometry of a localiser, or of the two together, is missing or not usable",
+            "use the two localisers of one table position, untilted, as the scanner wrote them",
+            attribute="ImagePositionPatient",
+        ),
+        Code.NO_HEAD_LOCALISERS: Info(
+            "a CT study without a frontal and a lateral localiser of the head",
+            "none; name the two localisers if they show a head",
+            attribute="BodyPartExamined",
+        ),
+        Code.SEVERAL_LOCALISERS: Info(
+            "several pairs of localisers, and nothing tells which one belongs to the head's scan",
+            "name the two localisers to use",
+            attribute="FrameOfReferenceUID",
+        ),
+        Code.MIXED_KINDS: Info(
+            "radiographs and localisers in one study",
+            "choose with --kind radiograph or --kind localiser",
+            attribute="Modality",
+        ),
+        Code.HEAD_NOT_FOUND: Info(
+            "no head is found in the localisers",
+            "use localisers that show the head from above the vertex to the chin in both views",
+            attribute="PixelData",
         ),
         Code.HEADER_CONTRADICTS_PIXELS: Info(
             "the header contradicts the pixel values",

@@ -61,6 +61,12 @@ class Grid:
         x, y, z = (int(n) for n in shape)
         return cls((x, y, z), LPS_TO_RAS @ np.asarray(affine, dtype=np.float64))
 
+    def moved(self, shift: npt.ArrayLike) -> Grid:
+        """Return the grid moved by a vector, LPS mm, shape ``(3,)``."""
+        affine = self.affine.copy()
+        affine[:3, 3] += np.asarray(shift, dtype=np.float64)
+        return Grid(self.shape, affine)
+
     @property
     def ras_affine(self) -> FloatArray:
         """Voxel index to RAS mm, as NIfTI wants it. Shape ``(4, 4)``."""

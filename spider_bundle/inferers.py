@@ -147,7 +147,8 @@ class VolumeInferer(Inferer):
 
     The meta of the input (a MetaTensor of shape ``(B, 2, H, W)``) carries ``projection``
     ``(B, 2, 4, 4)``, and optionally the output grid as ``spatial_shape`` ``(B, 3)`` and
-    ``original_affine`` ``(B, 4, 4)`` (RAS), which must be the same for the whole batch.
+    ``original_affine`` ``(B, 4, 4)`` (RAS), which must be the same for the whole batch, in a frame
+    in which the isocentre of the views lies at ``isocentre`` ``(B, 3)`` (LPS mm; 0 if absent).
 
     Args:
         spacing: Voxel size in mm of the grid where the meta names none.
@@ -224,7 +225,10 @@ class VolumeInferer(Inferer):
         if "spatial_shape" not in meta or "original_affine" not in meta:
             return self.grid
         shape = np.asarray(meta["spatial_shape"]).reshape(-1, 3)
-        affine = np.asarray(meta["original_affine"], dtype=np.float64).reshape(-1, 4, 4)
+        affine = np.array(meta["original_affine"], dtype=np.float64).reshape(-1, 4, 4)
+        isocentre = np.asarray(meta.get("isocentre", np.zeros(3)), dtype=np.float64).reshape(-1, 3)
+        affine[:, :2, 3] += isocentre[:, :2]  # RAS
+        affine[:, 2, 3] -= isocentre[:, 2]
         if not (np.all(shape == shape[0]) and np.allclose(affine, affine[0])):
             raise ValueError("all cases of a batch must share one output grid")
         return Grid.from_ras(affine[0], shape[0])

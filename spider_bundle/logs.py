@@ -8,6 +8,9 @@ import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+
+_is_silent = ContextVar("is_silent", default=False)
 
 
 def is_debugging() -> bool:
@@ -40,7 +43,14 @@ def silenced(name: str, level: int = logging.CRITICAL + 1) -> Iterator[None]:
 
 @contextmanager
 def silent_pydicom() -> Iterator[None]:
-    """Drop pydicom's log records and all warnings: they quote values of attributes."""
+    """Drop pydicom's log records and all warnings: they quote values of attributes.
+
+    Within another one it costs nothing.
+    """
+    if _is_silent.get():
+        yield
+        return
+    before = _is_silent.set(True)
     logger = logging.getLogger("pydicom")
 
     def drop(record: logging.LogRecord) -> bool:
@@ -53,3 +63,4 @@ def silent_pydicom() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(drop)
+        _is_silent.reset(before)

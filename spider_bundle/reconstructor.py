@@ -49,7 +49,7 @@ class Result:
         study_key: Keyed hash of the study.
         hu: HU, int16, shape ``(X, Y, Z)``.
         labels: Label map, uint8, of the same shape.
-        grid: Grid of both (LPS mm).
+        grid: Grid of both (LPS mm, in the scanner's frame where the images carry one).
         image: Network images, shape ``(2, H, W)``: frontal, lateral; 0 outside the exposed field.
         mask: Their exposed fields, shape ``(2, H, W)``.
         reprojection: The reconstruction projected in the same views, shape ``(2, H, W)``.
@@ -110,7 +110,7 @@ class Result:
         grid = Grid.from_ras(np.asarray(meta["original_affine"]), hu.shape[1:])
         reprojection = project_volume(
             attenuation(hu.float()),
-            torch.from_numpy(grid.affine)[None],
+            torch.from_numpy(grid.moved(-_isocentre(meta)).affine)[None],
             torch.as_tensor(meta["projection"]).cpu()[None],
             (image.shape[-2], image.shape[-1]),
         )[0].numpy()
@@ -149,7 +149,17 @@ class Result:
     @property
     def identity(self) -> DicomIdentity:
         """Patient and study of the DICOM results; pseudonymous unless the reader kept them."""
-        return DicomIdentity(self.study_key, self.provenance.source_identity, self.weights_sha256)
+        return DicomIdentity(
+            self.study_key,
+            self.provenance.source_identity,
+            self.weights_sha256,
+            in_scanner_frame=self.provenance.isocentre is not None,
+        )
+
+    @property
+    def centred_grid(self) -> Grid:
+        """The grid in the frame of the views, whose origin is the isocentre (LPS mm)."""
+        return self.grid.moved(-np.array(self.provenance.isocentre or (0.0, 0.0, 0.0)))
 
     def report(self) -> Report:
         """Return the report, without the files."""
@@ -258,6 +268,11 @@ class Reconstructor:
 
 def _disagreement(spearman: float) -> str:
     return f"{CODES[Code.REPROJECTION_DISAGREES].condition}: a rank correlation of {spearman:.2f}"
+
+
+def _isocentre(meta: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """Return where the isocentre of the views lies in the frame of the grid, LPS mm, ``(3,)``."""
+    return np.asarray(meta.get("isocentre", np.zeros(3)), dtype=np.float64).reshape(3)
 
 
 def inference_config(

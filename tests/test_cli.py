@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pydicom
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +19,10 @@ from spider_bundle.demo import write_demo_pair
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.dicom.write import SyntheticIdentity
 from spider_bundle.errors import SpiderError
+from spider_bundle.geometry import Grid
+from spider_bundle.phantom import HeadPhantom
 from spider_bundle.pseudonym import create_key_file
+from tests.dicom.localisers import Scanner, write
 from tests.tiny import PHANTOMS, TINY_NETWORK
 
 
@@ -60,6 +65,36 @@ def test_infer_two_files_with_overrides(pair: tuple[Path, Path], tmp_path: Path)
     assert "mask_boxes" not in lateral["geometry"]
 
 
+@pytest.mark.slow
+def test_localisers_are_reconstructed_in_the_scanners_frame(tmp_path: Path) -> None:
+    """A make that does not tell the tube's side is asked; the result lies where the head is."""
+    scanner = Scanner(axis=(-6.0, 11.0), pitch=3.0, travel=2.5, columns=160, rows=120, top=165.0)
+    grid = Grid.centred(4.0, 64)
+    place = grid.moved([20.0, -31.0, 14.0])
+    hu, _ = HeadPhantom.nominal().voxelise(grid)
+    for number, side in enumerate("AL", 1):
+        image = scanner.image(side, hu.astype(float), place.affine)
+        write(tmp_path / f"{number}.dcm", image, scanner, side, instance=number)
+    size = ("--spacing", 4, "--shape", 64, "--precision", "float32")
+    code, output = spider("infer", tmp_path, "-o", tmp_path / "out", *size)
+    assert code == EXIT_REFUSED
+    refused = json.loads((tmp_path / "out" / "refused.json").read_text())["refused"][0]
+    assert [f["code"] for f in refused["findings"] if f["severity"] == "error"] == ["E25"] * 2
+    code, output = spider("infer", tmp_path, "-o", tmp_path / "out", *size, "--tube-side", "A,L")
+    assert code == 0, output
+    (path,) = (tmp_path / "out").glob("*/ct.nii.gz")
+    ct = nibabel.load(path)
+    seen = Grid.from_ras(ct.affine, ct.shape)
+    bone = ct.get_fdata() > 250
+    middle = seen.points()[bone].mean(axis=0)
+    wanted = place.points()[hu > 250].mean(axis=0)
+    assert np.linalg.norm(middle - wanted) < 15.0
+    report = json.loads((path.parent / "report.json").read_text())
+    assert np.allclose(report["grid"]["isocentre_lps_mm"], seen.affine[:3] @ [31.5, 31.5, 31.5, 1])
+    assert [len(view["projection"]) for view in report["views"]] == [4, 4]
+    assert all(view["geometry"]["scale_uncertainty"]["unit"] == "%" for view in report["views"])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -99,6 +134,9 @@ def test_refused_study_ends_with_its_code(pair: tuple[Path, Path], tmp_path: Pat
         ["nowhere.dcm", "-o", "out"],
         ["--sod", "near"],
         ["--sod", "1,2,3"],
+        ["--sod", "1000", "--oid", "150"],
+        ["--tube-side", "X"],
+        ["--kind", "film"],
         ["--view", "PA"],
         ["--view", "PA,XX"],
         ["--frontal-orientation", "L"],

@@ -23,6 +23,7 @@ from spider_bundle.intensity import denormalise_hu
 from spider_bundle.labels import LABEL_NAMES
 from spider_bundle.networks import SPIDER
 from spider_bundle.outputs import optional_dependencies
+from spider_bundle.slot_view import slot_view
 from tests.tiny import TINY_NETWORK
 
 Session = Callable[..., npt.NDArray[np.float32]]
@@ -40,12 +41,15 @@ def network() -> SPIDER:
 def inputs(batch: int, count: int) -> dict[str, torch.Tensor]:
     """Images, matrices that differ from case to case and from the nominal ones, and points.
 
+    Every other case is a pair of slot scans, so that a batch holds both cameras.
+
     Some of the points lie outside the images, some behind a source.
     """
     generator = torch.Generator().manual_seed(batch)
     pitch = (6.0, 5.5)
+    cameras = (isocentric_view, slot_view)
     matrices = [
-        isocentric_view(
+        cameras[case % 2](
             position, sod=700.0 + 90 * case, sdd=1000.0, spacing=pitch, shape=(SIZE, SIZE)
         ).matrix
         for case in range(batch)

@@ -67,12 +67,14 @@ class Found:
         refusals: The others.
         foreign_files: Number of files that are not DICOM objects.
         other_objects: Number of DICOM objects that are not radiographs.
+        skipped: Number of CT studies without a pair of localisers of the head (E27).
     """
 
     jobs: Sequence[Job]
     refusals: Sequence[Refusal]
     foreign_files: int
     other_objects: int
+    skipped: int
 
     @property
     def counts(self) -> dict[str, int]:
@@ -82,6 +84,7 @@ class Found:
             "refused": len(self.refusals),
             "foreign_files": self.foreign_files,
             "other_objects": self.other_objects,
+            "skipped": self.skipped,
         }
 
 
@@ -138,6 +141,7 @@ class StudyFinder:
         self._asked: set[tuple[Any, ...]] = set()
         base = PairOverrides.from_mapping(self._profile.base)
         self._allow_secondary_capture = base.allow_secondary_capture
+        self._kind = base.kind
         stated = [self._profile.base, *(rule.overrides for rule in self._profile.rules)]
         self._frames = frozenset().union(*(PairOverrides.from_mapping(o).frames for o in stated))
 
@@ -182,8 +186,10 @@ class StudyFinder:
             answers += [answer for file in files for answer in self._describe(file)]
         films = [film for film in answers if isinstance(film, Film)]
         radiographs = [f for f in films if is_radiograph(f, self._allow_secondary_capture)]
-        studies = group(without_copies(radiographs, self._content), self._key)
-        checked = [self._check(study) for study in studies]
+        slices = [film for film in films if film.ct is not None and not film.kind]
+        kept = without_copies(radiographs, self._content)
+        studies = group(kept, self._key, slices, self._kind)
+        checked = [self._check(study) for study in studies if not study.is_skipped]
         self._answers = {q: a for q, a in self._answers.items() if q in self._asked}
         self._asked.clear()
         refusals = [found for found in (*answers, *checked) if isinstance(found, Refusal)]
@@ -194,6 +200,7 @@ class StudyFinder:
             tuple(reversed(different.values())),
             foreign_files=answers.count(None),
             other_objects=len(films) - len(radiographs),
+            skipped=sum(study.is_skipped for study in studies),
         )
 
     def origin(self, path: Path) -> Path:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic.dataclasses import dataclass
@@ -52,6 +52,7 @@ class BatchOptions:
         limit: Most studies to take in this run; studies done before do not count.
         stop_on_error: End the batch when a study fails.
         time_limit: Seconds that a study may take.
+        kind: ``radiograph`` or ``localiser``, what to take of a study that holds both.
         profile: Overrides of the site, see :mod:`~spider_bundle.batch.profile`.
         key_file: File with the site's key; the environment variable ``SPIDER_SITE_KEY`` and then
             the public key if not given.
@@ -90,6 +91,7 @@ class BatchOptions:
     limit: int | None = Field(default=None, gt=0)
     stop_on_error: bool = False
     time_limit: float = Field(default=600.0, gt=0)
+    kind: Literal["", "radiograph", "localiser"] = ""
     profile: Path | None = None
     key_file: Path | None = None
     create_key_file: bool = False
@@ -171,7 +173,8 @@ def profile_of(options: BatchOptions) -> Profile:
         PairOverrides.from_mapping(overrides)
     except ValueError as error:
         raise SpiderError(Code.INVALID_PROFILE, f"overrides of the config: {error}") from None
-    return Profile(rules, dict(overrides or {}))
+    base = dict(overrides or {})
+    return Profile(rules, {**base, "kind": options.kind} if options.kind else base)
 
 
 def weights_file(options: BatchOptions) -> Path:

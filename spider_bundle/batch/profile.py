@@ -55,9 +55,10 @@ class Rule(BaseModel):
     def _check_overrides(cls, overrides: dict[str, Any]) -> dict[str, Any]:
         PairOverrides.from_mapping(overrides)
         both = [overrides, *(overrides.get(role) or {} for role in ROLES)]
-        if any("allow_secondary_capture" in side for side in both):
+        for name in ("allow_secondary_capture", "kind"):
             # which files are radiographs at all is decided before any rule can be chosen
-            raise ValueError("allow_secondary_capture cannot be stated in a profile")
+            if any(name in side for side in both):
+                raise ValueError(f"{name} cannot be stated in a profile")
         return overrides
 
     def fits(self, equipment: Mapping[str, str]) -> bool:

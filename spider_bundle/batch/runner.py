@@ -227,7 +227,7 @@ class _Run:
             self._audit.intake(found.counts)
             _log.info(
                 "found %d studies, %d refused; skipped: %d files that are not DICOM, %d DICOM "
-                "objects that are not radiographs",
+                "objects that are not radiographs, %d CT studies without localisers of the head",
                 *found.counts.values(),
             )
             self._finder.close()  # its process has nothing more to do

@@ -13,22 +13,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
 
 from spider_bundle.arrays import FloatArray
 from spider_bundle.cases.resampling import block_means, covering_grid, resample
 from spider_bundle.geometry import Grid
+from spider_bundle.matching import correlate, refined
+from spider_bundle.phantom import ISOCENTRE_IN_TEMPLATE as ISOCENTRE_IN_TEMPLATE
 from spider_bundle.phantom import HeadPhantom
-
-ISOCENTRE_IN_TEMPLATE: tuple[float, float, float] = (0.0, -14.4, -8.8)
-"""Where the isocentre of the training heads lies in the head phantom, LPS mm.
-
-Theirs is 25 mm anterior of the brainstem's centroid. Calibrated on the 57 training heads.
-"""
 
 _SPACING = 8.0
 _VOXELS = 28
-_MIN_OVERLAP = 0.3  # of the template that must be measured
 
 
 @dataclass(frozen=True)
@@ -57,10 +51,10 @@ def locate_head(hu: npt.NDArray[Any], measured: npt.NDArray[np.bool_], grid: Gri
     means = block_means(tones, grid, _SPACING)[0] / np.maximum(known, 1e-3)
     aligned = covering_grid(coarse, _SPACING)
     image, weight = resample(means, known > 0.5, coarse, aligned)
-    correlation = _correlate(image.astype(float), (weight > 0.5).astype(float), _template())
+    correlation = correlate(image.astype(float), (weight > 0.5).astype(float), _template())
     best = np.unravel_index(correlation.argmax(), correlation.shape)
     # index of the template's middle in the image
-    index = _refined(correlation, best) - (_VOXELS - 1) / 2
+    index = refined(correlation, best) - (_VOXELS - 1) / 2
     middle = aligned.affine[:3, :3] @ index + aligned.affine[:3, 3]
     return Location(middle + np.array(ISOCENTRE_IN_TEMPLATE), float(correlation[best]))
 
@@ -77,46 +71,3 @@ def _template() -> FloatArray:
     tones = _tones(hu.astype(np.float32)).astype(np.float64)
     tones.setflags(write=False)
     return tones
-
-
-def _correlate(image: FloatArray, weight: FloatArray, template: FloatArray) -> FloatArray:
-    """Correlation coefficient over the measured voxels for every shift of the template.
-
-    Padfield's masked normalised cross-correlation (IEEE Trans. Image Process. 21, 2012).
-    """
-    size = [n + m - 1 for n, m in zip(image.shape, template.shape, strict=True)]
-    shape = [fft.next_fast_len(n, real=True) for n in size]
-
-    def transformed(volume: FloatArray) -> npt.NDArray[np.complex128]:
-        return fft.rfftn(volume, shape)
-
-    def back(product: npt.NDArray[np.complex128]) -> FloatArray:
-        return fft.irfftn(product, shape)[tuple(slice(n) for n in size)]
-
-    flipped = template[::-1, ::-1, ::-1]
-    values, squares, known = (
-        transformed(part) for part in (image * weight, image**2 * weight, weight)
-    )
-    mask = transformed(np.ones_like(flipped))
-    pattern, pattern2 = transformed(flipped), transformed(flipped**2)
-    count = np.maximum(back(known * mask), 1e-6)
-    sum_i, sum_t = back(values * mask), back(known * pattern)
-    covariance = back(values * pattern) - sum_i * sum_t / count
-    variance_i = np.maximum(back(squares * mask) - sum_i**2 / count, 1e-3)
-    variance_t = np.maximum(back(known * pattern2) - sum_t**2 / count, 1e-3)
-    correlation = covariance / np.sqrt(variance_i * variance_t)
-    correlation[count < _MIN_OVERLAP * template.size] = -1.0
-    return correlation
-
-
-def _refined(values: FloatArray, best: tuple[Any, ...]) -> FloatArray:
-    """Top of the parabola through the largest value and its neighbours along each axis."""
-    index = np.array(best, dtype=np.float64)
-    for axis in range(3):
-        if 0 < best[axis] < values.shape[axis] - 1:
-            step = np.eye(3, dtype=int)[axis]
-            low, high = values[tuple(best - step)], values[tuple(best + step)]
-            curvature = low - 2 * values[best] + high
-            if curvature < 0:
-                index[axis] += np.clip(0.5 * (low - high) / curvature, -0.5, 0.5)
-    return index

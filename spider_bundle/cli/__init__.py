@@ -23,6 +23,7 @@ from spider_bundle.cli.options import GroupedCommand
 from spider_bundle.cli.prepare import prepare
 from spider_bundle.cli.send import send
 from spider_bundle.cli.train import train
+from spider_bundle.cli.validate import compare, validate
 from spider_bundle.exit_status import EXIT_FAILED, EXIT_REFUSED, EXIT_USAGE
 
 __all__ = ["EXIT_FAILED", "EXIT_REFUSED", "EXIT_USAGE", "app"]
@@ -64,5 +65,8 @@ def main(
     warnings.simplefilter("ignore")
 
 
-for _command in (demo, infer, batch, key, listen, send, prepare, train, evaluate, export):
+for _command in (
+    *(demo, infer, batch, validate, compare, key, listen, send),
+    *(prepare, train, evaluate, export),
+):
     app.command(cls=GroupedCommand)(_command)

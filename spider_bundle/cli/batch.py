@@ -17,6 +17,7 @@ from spider_bundle.cli.options import (
     Html,
     KeepIdentity,
     KeyFile,
+    Kind,
     Layers,
     MapFile,
     Mesh,
@@ -85,6 +86,7 @@ def batch(
     mesh: Mesh = False,
     html: Html = False,
     keep_identity: KeepIdentity = False,
+    kind: Kind = "",
     profile: Annotated[
         Path | None,
         typer.Option(
@@ -147,6 +149,7 @@ def batch(
             limit=limit,
             stop_on_error=on_error == "stop",
             time_limit=time_limit,
+            kind=kind,  # type: ignore[arg-type]
             profile=profile,
             key_file=key_file,
             create_key_file=create_key_file,

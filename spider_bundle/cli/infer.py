@@ -17,6 +17,7 @@ from spider_bundle.cli.options import (
     Dicom,
     Html,
     KeepIdentity,
+    Kind,
     MapFile,
     Mesh,
     Precision,
@@ -58,9 +59,18 @@ def infer(
     spacing: Spacing = 2.0,
     shape: Shape = None,
     sod: Annotated[str, of_geometry(help="Source to isocentre.", metavar=ONE_OR_TWO)] = "",
+    oid: Annotated[
+        str, of_geometry(help="Isocentre to detector, in place of --sod.", metavar=ONE_OR_TWO)
+    ] = "",
     sdd: Annotated[str, of_geometry(help="Source to detector.", metavar=ONE_OR_TWO)] = "",
     pitch: Annotated[str, of_geometry(help="Pixel pitch at detector.", metavar=ONE_OR_TWO)] = "",
     view: Annotated[str, of_geometry(help="Views, e.g. PA,LL.", metavar="FRONTAL,LATERAL")] = "",
+    tube_side: Annotated[
+        str,
+        of_geometry(
+            help="Side of the tube of localisers: A or P, L or R, or both as A,L.", metavar="SIDES"
+        ),
+    ] = "",
     frontal_orientation: Annotated[
         str,
         of_geometry(help="PatientOrientation of the frontal image, e.g. L,F.", metavar=DIRECTIONS),
@@ -76,6 +86,7 @@ def infer(
     lateral_mask: Annotated[
         list[str] | None, of_input(help="The same for the lateral image.", metavar=BOX)
     ] = None,
+    kind: Kind = "",
     frame: Annotated[
         int | None, of_input(help="Frame (from 0) of multi-frame files.", min=0, metavar="N")
     ] = None,
@@ -101,9 +112,11 @@ def infer(
     """
     with shown():
         stated = _stated_overrides(
-            {"sod": sod, "sdd": sdd, "pitch": pitch, "view": view},
+            {"sod": sod, "oid": oid, "sdd": sdd, "pitch": pitch, "view": view},
             {"frontal": frontal_orientation, "lateral": lateral_orientation},
             {"frontal": frontal_mask or [], "lateral": lateral_mask or []},
+            tube_side,
+            kind,
         )
         if frame is not None:
             stated["frame"] = frame
@@ -215,7 +228,11 @@ def _dataset(inputs: list[Path]) -> dict[str, Any]:
 
 
 def _stated_overrides(
-    values: dict[str, str], orientations: dict[str, str], masks: dict[str, list[str]]
+    values: dict[str, str],
+    orientations: dict[str, str],
+    masks: dict[str, list[str]],
+    tube_side: str,
+    kind: str,
 ) -> dict[str, Any]:
     """Return the overrides of the options, checked.
 
@@ -242,5 +259,10 @@ def _stated_overrides(
     for role, boxes in masks.items():
         if boxes:
             views[role]["mask_boxes"] = [box.split(",") for box in boxes]
+    for letter in filter(None, tube_side.upper().replace(" ", "").split(",")):
+        views["frontal" if letter in ("A", "P") else "lateral"]["tube_side"] = letter
+    if kind:
+        for stated in views.values():
+            stated["kind"] = kind
     PairOverrides.from_mapping(views)
     return dict(views)

@@ -71,6 +71,12 @@ Layers = Annotated[
     list[Path] | None,
     existing("--config-file", help="Config on top of the bundle's; may be repeated."),
 ]
+Kind = Annotated[
+    str,
+    of_input(
+        help="radiograph or localiser: what to take of a study that holds both.", metavar="KIND"
+    ),
+]
 KeyFile = Annotated[
     Path | None,
     typer.Option(help="The site's secret for study keys.", dir_okay=False, metavar="FILE"),

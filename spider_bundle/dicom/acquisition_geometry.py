@@ -6,8 +6,10 @@ of DICOM PS3.3; where the standard leaves a direction or a distance open nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from spider_bundle.dicom.film import Film
 from spider_bundle.dicom.header import EMPTY
@@ -29,6 +31,12 @@ MINIMUM_FIELD, MAXIMUM_FIELD = 80.0, 1300.0
 HALF_HEAD_FRONTAL, HALF_HEAD_LATERAL = 75.0, 60.0
 #: Least distance from source to skin, mm, as for surgical fluoroscopy (21 CFR 1020.32(g)).
 SOURCE_TO_SKIN = 200.0
+#: Tolerance of a distance by its source, mm; relative one of a magnification factor.
+TOLERANCES = {OVERRIDE: 10.0, "attribute": 5.0, "derived": 10.0}
+MAGNIFICATION_TOLERANCE = 0.01
+#: Length over which the uncertainty of the scale is stated, mm.
+HEAD_LENGTH = 190.0
+_MAGNIFICATION = "EstimatedRadiographicMagnificationFactor"
 
 
 @dataclass(frozen=True)
@@ -36,8 +44,8 @@ class AcquisitionGeometry:
     """Geometry of a radiograph.
 
     Attributes:
-        view: Pinhole geometry as stored; None if there is an error.
-        provenance: View, orientation, positioner_angles, pitch, sdd and sod.
+        view: Geometry as stored; None if there is an error.
+        provenance: View, orientation, positioner_angles, pitch, sdd, sod, and axis of a localiser.
         findings: Errors and warnings.
     """
 
@@ -56,14 +64,16 @@ def acquisition_geometry(film: Film, info: ViewInfo, overrides: Overrides) -> Ac
         info: Its view.
         overrides: Overrides of this radiograph.
     """
-    deriving = _Derivation(film, info, overrides)
+    deriving = Derivation(film, info, overrides)
     view = deriving.view()
     return AcquisitionGeometry(view, deriving.provenance, tuple(deriving.findings))
 
 
 @dataclass
-class _Derivation:
+class Derivation:
     """Derives one value after the other; each notes its provenance and its findings."""
+
+    tolerances: ClassVar[Mapping[str, float]] = TOLERANCES
 
     film: Film
     info: ViewInfo
@@ -88,6 +98,7 @@ class _Derivation:
         sod = self._sod(sdd, position)
         if position is None or letters is None or pitch is None or sdd is None or sod is None:
             return None
+        self._note_scale(sdd, sod)
         return isocentric_view(
             position,
             sod=sod,
@@ -103,6 +114,24 @@ class _Derivation:
 
     def _find(self, code: Code, message: str, attribute: str | None = None) -> None:
         self.findings.append(finding(code, self.info.role, message, attribute=attribute))
+
+    def _note_scale(self, sdd: float, sod: float) -> None:
+        """Note how uncertain the size of the head is by the sources of the distances.
+
+        Sizes go with SOD / SDD, and with 1 - OID / SDD where the OID was stated.
+        """
+        sources = {name: value.source for name, value in self.provenance.items()}
+        of_sdd = self.tolerances[sources["sdd"]] / sdd
+        oid, magnification = self.overrides.oid, self.film.magnification
+        if oid is not None and sources["sod"] == OVERRIDE:
+            parts = self.tolerances[OVERRIDE] / sod, of_sdd * oid / sod
+        elif self.provenance["sod"].attribute == _MAGNIFICATION and magnification:
+            parts = MAGNIFICATION_TOLERANCE, 0.0
+        else:
+            parts = self.tolerances[sources["sod"]] / sod, of_sdd
+        percent = 100 * math.hypot(*parts)
+        length = f"{percent / 100 * HEAD_LENGTH:.1f} mm over a head of {HEAD_LENGTH:g} mm"
+        self._note("scale_uncertainty", round(percent, 2), f"tolerances of the distances: {length}")
 
     def _orientation(self, position: ViewPosition | None) -> tuple[str, str] | None:
         """Return PatientOrientation, checked against the beam (E09, E10)."""
@@ -184,10 +213,15 @@ class _Derivation:
         DX DistanceSourceToPatient is the distance to the table or bucky face and never used.
         """
         film = self.film
-        factor = "EstimatedRadiographicMagnificationFactor"
+        factor = _MAGNIFICATION
+        given = self.overrides.sod
+        if self.overrides.oid is not None:
+            self._note("oid", self.overrides.oid, OVERRIDE)
+            given = None if sdd is None else sdd - self.overrides.oid
         sources = {
-            OVERRIDE: self.overrides.sod,
+            OVERRIDE: given,
             "DistanceSourceToIsocenter": film.source_to_isocentre,
+            "DistanceSourceToDataCollectionCenter": film.ct.sod if film.ct else None,
             "DistanceSourceToPatient": film.source_to_patient,
             factor: film.magnification,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from spider_bundle.dicom.field import Image, percentile
+from spider_bundle.dicom.field import Image, Mask, percentile
 from spider_bundle.dicom.film import Film
 from spider_bundle.dicom.header import EMPTY, SECONDARY_CAPTURE
 from spider_bundle.dicom.overrides import Overrides
@@ -13,6 +13,7 @@ from spider_bundle.dicom.pixels import PixelData
 from spider_bundle.dicom.view import wrapped
 from spider_bundle.errors import Code, Finding, Severity, finding
 from spider_bundle.geometry import View, orientation_vector
+from spider_bundle.slot_view import SlotView
 
 #: Largest accepted edge, frame and number of pixels in all.
 MAXIMUM_EDGE, MAXIMUM_FRAME_PIXELS, MAXIMUM_PIXELS = 65535, 1e8, 2e9
@@ -34,7 +35,7 @@ _POSITIONERS = {"PANORAMIC": _NO_SKULL_VIEWS["PX"], "MAMMOGRAPHIC": _NO_SKULL_VI
 #: Words in the manufacturer and the model of slot scanners.
 _SLOT_SCANNERS = ("EOS IMAGING", "EOS SYSTEM", "EOSEDGE", "STERNEOS", "LODOX", "STATSCAN")
 
-_HEAD_PARTS = ("HEAD", "SKULL")
+_HEAD_PARTS = ("HEAD", "SKULL", "BRAIN")
 _HEAD_CODES = ("89546000", "T-11100", "69536005", "T-D1100")
 
 
@@ -71,6 +72,8 @@ def refusal(film: Film, overrides: Overrides, role: str) -> Finding | None:
 
 def _kind_finding(film: Film, role: str) -> Finding | None:
     """Return E33 or E34 for a film whose device takes no plain views of a head."""
+    if film.ct is not None:
+        return None  # read by its geometry as the slot scan that it is
     known = _MODALITIES + (_CAPTURED if film.kind == SECONDARY_CAPTURE else ())
     if film.modality not in known:
         what = _NO_SKULL_VIEWS.get(film.modality, "no plain radiograph")
@@ -129,7 +132,8 @@ def acquisition_findings(film: Film, role: str) -> list[Finding]:
                 attribute="MaskSubtractionSequence",
             )
         )
-    if film.burned_in != "NO":
+    # localisers come from the scanner as they are, without that attribute
+    if film.burned_in != "NO" and (film.ct is None or film.burned_in):
         said = "says that text is" if film.burned_in == "YES" else "does not exclude that text is"
         message = f"the file {said} burned into the image"
         found.append(finding(Code.BURNED_IN_TEXT, role, message))
@@ -191,17 +195,8 @@ def border_findings(
         )
     if view is None:
         return found
-    radius = ISOCENTRE_RADIUS * view.magnification
-    centre = view.project(np.zeros(3))
-    rows, columns = (np.arange(n) for n in view.shape)
-    distance = np.hypot(
-        (rows[:, None] - centre[1]) * view.spacing[0], (columns - centre[0]) * view.spacing[1]
-    )
-    near = data.mask[distance < radius]
-    expected = np.pi * radius**2 / (view.spacing[0] * view.spacing[1])
-    if near.sum() < ISOCENTRE_USABLE * expected:
-        message = "the surroundings of the isocentre are outside the exposed field"
-        found.append(finding(Code.FIELD_CUTS_HEAD, role, message, severity=Severity.ERROR))
+    if not isinstance(view, SlotView):  # the isocentre of localisers is found afterwards
+        found += isocentre_findings(data.mask, view, role)
     # The neck always leaves the image at the bottom.
     inferior = orientation_vector("F")
     outward = dict(
@@ -221,6 +216,28 @@ def border_findings(
     if cut and not any(f.code is Code.WRONG_POLARITY for f in found):
         found.append(finding(Code.FIELD_CUTS_HEAD, role, f"the head may be cut: {', '.join(cut)}"))
     return found
+
+
+def isocentre_findings(mask: Mask, view: View, role: str) -> list[Finding]:
+    """Check that the surroundings of the isocentre are exposed (E18).
+
+    Args:
+        mask: True where a pixel is usable, shape ``view.shape``.
+        view: Its view, the isocentre at the origin.
+        role: Role for findings.
+    """
+    radius = ISOCENTRE_RADIUS * view.magnification
+    centre = view.project(np.zeros(3))
+    rows, columns = (np.arange(n) for n in view.shape)
+    distance = np.hypot(
+        (rows[:, None] - centre[1]) * view.spacing[0], (columns - centre[0]) * view.spacing[1]
+    )
+    near = mask[distance < radius]
+    expected = np.pi * radius**2 / (view.spacing[0] * view.spacing[1])
+    if near.sum() < ISOCENTRE_USABLE * expected:
+        message = "the surroundings of the isocentre are outside the exposed field"
+        return [finding(Code.FIELD_CUTS_HEAD, role, message, severity=Severity.ERROR)]
+    return []
 
 
 def _air(strip: Image) -> str:

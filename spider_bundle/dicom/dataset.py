@@ -12,7 +12,16 @@ from monai.data import Dataset
 from spider_bundle.dicom.overrides import ROLES, PairOverrides
 from spider_bundle.dicom.pair import FilmPair, describe_pair, pair_films
 from spider_bundle.dicom.studies import PUBLIC_KEY, find_studies
-from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding, line, root_cause
+from spider_bundle.errors import (
+    CODES,
+    Code,
+    Finding,
+    Severity,
+    SpiderError,
+    finding,
+    line,
+    root_cause,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +54,8 @@ class StudyDataset(Dataset):
         refused: Study key and findings of each study or file that was refused, as plain values.
         files: Files of each study by its key, refused ones included; only for who named them.
         unusable: Number of items among them; the others were refused by their headers.
+        skipped: Number of CT studies without a pair of localisers of the head, which are passed
+            over unless the folder holds one study only.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class StudyDataset(Dataset):
         self.refused: list[Mapping[str, Any]] = []
         self.files: dict[str, Sequence[Path]] = {}
         self.unusable = 0
+        self.skipped = 0
         overrides = PairOverrides.from_mapping(overrides)
         key = key or PUBLIC_KEY
         if folder is not None:
@@ -80,11 +92,13 @@ class StudyDataset(Dataset):
             allow_secondary_capture=overrides.allow_secondary_capture,
             frames=overrides.frames,
             keep_identity=keep_identity,
+            kind=overrides.kind,
         )
         for unread in found.refusals:
             self.files[unread.study_key] = unread.files
             self._note({"study_key": unread.study_key, "findings": list(unread.findings)})
-        for study in found.studies:
+        named = found.studies or (found.skipped if len(found.skipped) == 1 else ())
+        for study in named:
             self.files[study.key] = [film.path for film in study.films]
             if study.pair is None or not study.is_complete:
                 self._note(_refusal(study.key, study.findings))
@@ -97,7 +111,13 @@ class StudyDataset(Dataset):
             found.foreign_files,
             others or "none",
         )
-        if not found.studies and not found.refusals:
+        self.skipped = len(found.studies) + len(found.skipped) - len(named)
+        if self.skipped:
+            code = Code.NO_HEAD_LOCALISERS
+            _log.info(
+                "skipped: %d of these: %s %s", self.skipped, code.value, CODES[code].condition
+            )
+        if not named and not self.skipped and not found.refusals:
             _log.error("%s", line(Code.NOT_A_PAIR, "no radiographs found"))
 
     def _add(self, study_key: str, entry: Mapping[str, Any]) -> None:

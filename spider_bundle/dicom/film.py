@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pydicom
 
+from spider_bundle.dicom.ct_image import LOCALISER, CTImage, ct_image
 from spider_bundle.dicom.header import (
     DX_FOR_PROCESSING,
     SOP_CLASSES,
@@ -28,6 +29,7 @@ from spider_bundle.dicom.header import (
 )
 from spider_bundle.dicom.identity import SourceIdentity, source_identity
 from spider_bundle.dicom.lossy import LossyCompression, compression_of, is_lossy_syntax
+from spider_bundle.logs import silent_pydicom
 
 __all__ = ["EQUIPMENT", "Film", "NotDicomError", "Stamp", "describe"]
 
@@ -145,6 +147,7 @@ class Film:
         source_to_patient: DistanceSourceToPatient.
         magnification: EstimatedRadiographicMagnificationFactor.
         faults: What is wrong with attributes of :data:`_NUMBERS` that are present.
+        ct: What a CT image says beyond that; None for any other object.
         others: The film with the values of the other frames that were asked for, by their index.
     """
 
@@ -191,11 +194,14 @@ class Film:
     source_to_patient: float | None
     magnification: float | None
     faults: Mapping[str, str]
+    ct: CTImage | None = None
     others: Mapping[int, Film] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
-        """Value of :data:`~.header.SOP_CLASSES`, or empty for any other object."""
+        """Value of :data:`~.header.SOP_CLASSES`, a CT localiser, or empty for any other object."""
+        if self.ct is not None:
+            return LOCALISER if self.ct.is_localiser else ""
         return SOP_CLASSES.get(self.sop_class, "")
 
     @property
@@ -239,10 +245,11 @@ def describe(
         since = os.fstat(stream.fileno()).st_mtime_ns  # a change while it is parsed shows too
         dataset = stream.parse("radiograph", pixels=False)
         stamp = replace(Stamp.of(stream, stream.tell()), mtime_ns=since)
-    film, *others = (
-        _film(Path(path), stamp, dataset, frame, keep_identity)
-        for frame in (0, *sorted(set(frames) - {0}))
-    )
+    with silent_pydicom():
+        film, *others = [
+            _film(Path(path), stamp, dataset, frame, keep_identity)
+            for frame in (0, *sorted(set(frames) - {0}))
+        ]
     return replace(film, others={other.frame: other for other in others})
 
 
@@ -306,6 +313,7 @@ def _film(
             for keyword, count in _NUMBERS.items()
             if (fault := header.fault(keyword, count))
         },
+        ct=ct_image(header),
     )
 
 

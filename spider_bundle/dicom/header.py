@@ -214,11 +214,8 @@ def is_sop_class(uid: str) -> bool:
     return is_private or UID(uid).name != uid
 
 
-def _is_too_long(place: pydicom.Dataset, keyword: str) -> bool:
+def _is_too_long(place: pydicom.Dataset, tag: int) -> bool:
     """Return whether a value is so long that parsing it could fill the memory."""
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in place:
-        return False
     element = place.get_item(tag)  # not parsed yet
     held = getattr(element, "value", None)
     if not isinstance(held, bytes):
@@ -273,10 +270,13 @@ class Header:
 
     def value(self, keyword: str) -> Any:
         """Return the first value of an attribute that is present and not empty, else None."""
+        tag = tag_for_keyword(keyword)
         for place in [self.dataset] if keyword in _PIXEL_ATTRIBUTES else self._places:
+            if tag is None or tag not in place:
+                continue
             try:
                 with silent_pydicom():
-                    value = None if _is_too_long(place, keyword) else place.get(keyword)
+                    value = None if _is_too_long(place, tag) else place[tag].value
             except Exception:  # a malformed value counts as absent
                 continue
             if value is not None and value != "":
@@ -353,6 +353,24 @@ class Header:
                 code, message = Code.HEADER_CONTRADICTS_PIXELS, f"{keyword} {fault}"
                 raise SpiderError(code, message, role=role, attribute=keyword)
         return tuple(map(self.number, keywords))
+
+    def private_number(self, group: int, creator: str, element: int) -> float | None:
+        """Return a private value as a finite number, None if it is not one.
+
+        Args:
+            group: Group, e.g. 0x0019.
+            creator: Its private creator.
+            element: Last two digits of the element, e.g. 0x26.
+        """
+        try:
+            with silent_pydicom():
+                value = self.dataset.private_block(group, creator)[element].value
+            if isinstance(value, bytes):  # of unknown representation: SL, as of the integers
+                value = int.from_bytes(value, "little", signed=True) if len(value) == 4 else None
+            number = float(value)
+        except Exception:  # as for any malformed value
+            return None
+        return number if math.isfinite(number) else None
 
     def items(self, keyword: str) -> list[pydicom.Dataset]:
         """Return the items of a sequence, none if absent."""

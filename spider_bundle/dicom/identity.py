@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydicom.valuerep import PersonName
@@ -50,17 +50,19 @@ class SourceIdentity:
     Attributes:
         attributes: Valid, non-empty values by keyword of :data:`KEPT_ATTRIBUTES`.
         references: SOPClassUID and SOPInstanceUID of each radiograph, frontal first.
+        frame_of_reference: FrameOfReferenceUID of the (frontal) radiograph.
     """
 
     attributes: Mapping[str, str]
     references: tuple[tuple[str, str], ...]
+    frame_of_reference: str = ""
 
     def __repr__(self) -> str:
         return "SourceIdentity(hidden)"
 
     def with_lateral(self, lateral: SourceIdentity) -> SourceIdentity:
         """Return the identity of a pair: patient and study are those of this, frontal, film."""
-        return SourceIdentity(self.attributes, self.references + lateral.references)
+        return replace(self, references=self.references + lateral.references)
 
 
 def source_identity(header: Header) -> SourceIdentity:
@@ -70,6 +72,7 @@ def source_identity(header: Header) -> SourceIdentity:
     return SourceIdentity(
         {keyword: value for keyword, value in attributes.items() if value},
         ((sop_class, instance),) if sop_class and instance else (),
+        _valid(header, "FrameOfReferenceUID", "UI"),
     )
 
 

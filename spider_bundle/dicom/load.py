@@ -12,9 +12,10 @@ import pydicom
 import torch
 from monai.data import MetaTensor
 
-from spider_bundle.dicom.checks import border_findings
+from spider_bundle.dicom.checks import border_findings, isocentre_findings
 from spider_bundle.dicom.field import Image, Mask
 from spider_bundle.dicom.film import Film
+from spider_bundle.dicom.head_centre import MINIMUM_CORRELATION, TELLING_CORRELATION, find_head
 from spider_bundle.dicom.header import SECONDARY_CAPTURE, FilmStream
 from spider_bundle.dicom.image import PIXEL_SIZE, SIZE, network_input
 from spider_bundle.dicom.lossy import LossyCompression, combined, with_ratio
@@ -30,6 +31,7 @@ from spider_bundle.dicom.provenance import (
 )
 from spider_bundle.errors import Code, Finding, Severity, SpiderError, finding
 from spider_bundle.geometry import FIELD_OF_VIEW, Grid, View, ViewPosition
+from spider_bundle.slot_view import SlotView
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,15 @@ class Radiograph:
         mask: True where a pixel is usable, same shape: False outside the collimated or shuttered
             field, in mask boxes and in constant margins.
         position: Nominal view.
-        view: Pinhole geometry of ``pixels``, LPS mm, isocentre at the origin.
+        view: Geometry of ``pixels``, LPS mm, isocentre at the origin; of a localiser by itself in
+            the scanner's frame.
         provenance: View, orientation, positioner_angles, sdd, sod, pitch, polarity, quantity and
             what an operator stated.
         findings: Warnings.
         lossy: Lossy compression that it went through, if any.
         burned_in: Whether the file says that text is burned in, and no box masks it.
+        isocentre: Where the isocentre lies in the scanner's frame, LPS mm, once a pair of
+            localisers has told it.
     """
 
     pixels: Image = field(repr=False)
@@ -60,6 +65,7 @@ class Radiograph:
     findings: tuple[Finding, ...]
     lossy: LossyCompression | None
     burned_in: bool
+    isocentre: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,11 @@ class RadiographPair:
     frontal: Radiograph
     lateral: Radiograph
     findings: tuple[Finding, ...]
+
+    @property
+    def isocentre(self) -> tuple[float, float, float] | None:
+        """Where the isocentre lies in the scanner's frame, LPS mm; None where there is none."""
+        return self.frontal.isocentre
 
     @property
     def radiographs(self) -> tuple[Radiograph, Radiograph]:
@@ -95,8 +106,9 @@ def load(
 
     Returns:
         ``image``, a MetaTensor ``(2, H, W)`` (frontal, lateral) whose meta carries ``projection``
-        ``(2, 4, 4)``, the grid as ``spatial_shape`` and ``original_affine`` (RAS), ``study_key``
-        and ``provenance`` (:class:`~.provenance.Provenance`), and ``mask``, the exposed fields
+        ``(2, 4, 4)`` about the isocentre, ``isocentre`` (LPS mm of the scanner's frame, or 0), the
+        grid in that frame as ``spatial_shape`` and ``original_affine`` (RAS), ``study_key`` and
+        ``provenance`` (:class:`~.provenance.Provenance`), and ``mask``, the exposed fields
         ``(2, H, W)``.
 
     Raises:
@@ -110,7 +122,8 @@ def load(
             role=role,
             view_position=radiograph.position.value,
             geometry=radiograph.provenance,
-            projection=tuple(map(tuple, projection[:3].tolist())),  # a pinhole repeats the rest
+            # a pinhole repeats the rest
+            projection=tuple(map(tuple, projection[: 4 if loaded.isocentre else 3].tolist())),
         )
         for role, radiograph, projection in zip(
             ROLES, loaded.radiographs, seen.projection, strict=True
@@ -129,14 +142,17 @@ def load(
         findings=tuple(found),
         read_seconds=time.perf_counter() - start,
         source_identity=frontal.with_lateral(lateral) if frontal and lateral else None,
+        isocentre=loaded.isocentre,
     )
+    isocentre = np.array(loaded.isocentre or (0.0, 0.0, 0.0))
     image = MetaTensor(
         seen.image,
         meta={
             "filename_or_obj": pair.study_key,
             "projection": seen.projection,
             "spatial_shape": np.array(grid.shape),
-            "original_affine": torch.from_numpy(grid.ras_affine),
+            "original_affine": torch.from_numpy(grid.moved(isocentre).ras_affine),
+            "isocentre": isocentre,
             "study_key": pair.study_key,
             "provenance": provenance,
         },
@@ -164,7 +180,37 @@ def load_radiographs(pair: FilmPair) -> RadiographPair:
         found += pair.pair_findings
     if any(map(_is_error, found)):
         raise SpiderError(found)
+    if isinstance(loaded[0].view, SlotView) and isinstance(loaded[1].view, SlotView):
+        _centre_on_head(loaded, found)
     return RadiographPair(loaded[0], loaded[1], tuple(found))
+
+
+def _centre_on_head(loaded: list[Radiograph], found: list[Finding]) -> None:
+    """Move localisers so that the head's centre is the origin, and note where it was.
+
+    Args:
+        loaded: Frontal and lateral localiser in the scanner's frame, replaced.
+        found: All findings, added to.
+
+    Raises:
+        SpiderError: E30, there is no head; E18, it lies outside a field.
+    """
+    views = [one.view for one in loaded if isinstance(one.view, SlotView)]
+    head = find_head([one.pixels for one in loaded], [one.mask for one in loaded], views)
+    is_stated = not any(one.code is Code.BODY_PART_NOT_HEAD for one in found)
+    if head.correlation < (MINIMUM_CORRELATION if is_stated else TELLING_CORRELATION):
+        message = f"the images do not look like a head (correlation {head.correlation:.2f})"
+        found.append(finding(Code.HEAD_NOT_FOUND, "pair", message))
+        raise SpiderError(found)
+    x, y, z = (float(v) for v in head.position)
+    for index, (one, view, role) in enumerate(zip(loaded, views, ROLES, strict=True)):
+        moved = replace(
+            view, source=view.source - head.position, centre=view.centre - head.position
+        )
+        loaded[index] = replace(one, view=moved, isocentre=(x, y, z))
+        found += isocentre_findings(one.mask, moved, role)
+    if any(map(_is_error, found)):
+        raise SpiderError(found)
 
 
 def load_radiograph(side: PairedFilm) -> Radiograph:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from spider_bundle.geometry import ViewPosition, orientation_vector
@@ -47,9 +55,12 @@ _Box = Annotated[tuple[_Whole, _Whole, _Whole, _Whole], AfterValidator(_ordered)
 _POSITIVE, _FLAG = "a positive number", "true or false"
 _WANTED = {
     "sod": _POSITIVE,
+    "oid": _POSITIVE,
     "sdd": _POSITIVE,
     "pitch": _POSITIVE,
     "view": "AP, PA, LL or RL",
+    "tube_side": "A or P of a frontal, L or R of a lateral localiser",
+    "kind": "radiograph or localiser",
     "orientation": "two directions across each other, such as [L, F]",
     "dense_is_high": _FLAG,
     "log_scale": _POSITIVE,
@@ -59,6 +70,7 @@ _WANTED = {
 }
 """What each value must be, in words; messages quote no value."""
 
+_BOTH_DISTANCES = "state sod or oid, not both"
 _CONFIG = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
 
@@ -70,10 +82,13 @@ class Overrides:
 
     Attributes:
         sod: Distance from the source to the isocentre, mm.
+        oid: Distance from the isocentre to the detector, mm, in place of ``sod``.
         sdd: Distance from the source to the detector, mm.
         pitch: Pixel pitch at the detector, mm.
         view: Nominal view. Positioner angles that lie further from it than the limit of E08 are
             then ignored.
+        tube_side: Side of the patient on which the tube of a localiser was, A, P, L or R.
+        kind: What to take of a study that holds both: ``radiograph`` or ``localiser``.
         orientation: Patient directions of increasing column and of increasing row, as
             PatientOrientation (0020,0020).
         dense_is_high: Whether high stored values (after the modality step) mean dense tissue.
@@ -85,15 +100,24 @@ class Overrides:
     """
 
     sod: _Positive | None = None
+    oid: _Positive | None = None
     sdd: _Positive | None = None
     pitch: _Positive | None = None
     view: ViewPosition | None = None
+    tube_side: Literal["A", "P", "L", "R"] | None = None
+    kind: Literal["radiograph", "localiser"] | None = None
     orientation: Annotated[tuple[str, str], AfterValidator(_crossed)] | None = None
     dense_is_high: StrictBool | None = None
     log_scale: _Positive | None = None
     frame: Annotated[_Whole, Field(ge=0)] | None = None
     mask_boxes: tuple[_Box, ...] = ()
     allow_secondary_capture: StrictBool = False
+
+    @model_validator(mode="after")
+    def _check_distances(self) -> Self:
+        if self.sod is not None and self.oid is not None:
+            raise ValueError(_BOTH_DISTANCES)
+        return self
 
 
 @dataclass(frozen=True, config=_CONFIG)
@@ -108,6 +132,11 @@ class PairOverrides:
         """Frames that either view chooses, for :func:`~.film.describe`."""
         chosen = {self.frontal.frame, self.lateral.frame}
         return frozenset(frame for frame in chosen if frame is not None)
+
+    @property
+    def kind(self) -> str:
+        """What to take of a study that holds radiographs and localisers; empty if not stated."""
+        return self.frontal.kind or self.lateral.kind or ""
 
     @property
     def allow_secondary_capture(self) -> bool:
@@ -134,7 +163,8 @@ class PairOverrides:
         _check("", both)
         for role, view in views.items():
             _check(f"{role}.", view)
-        return cls(**{role: Overrides(**_stated({**both, **views[role]})) for role in ROLES})
+        merged = {role: {**_without(both, views[role]), **views[role]} for role in ROLES}
+        return cls(**{role: Overrides(**_stated(merged[role])) for role in ROLES})
 
 
 def merge_overrides(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,11 +179,19 @@ def merge_overrides(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[st
     Returns:
         Both in one, of the same form.
     """
-    merged = {**base, **over}
+    merged = {**_without(base, over), **over}
     for role in ROLES:
+        above = over.get(role) or {}
         kept = {k: v for k, v in (base.get(role) or {}).items() if k not in over}
-        merged[role] = {**kept, **(over.get(role) or {})}
+        merged[role] = {**_without(kept, {**over, **above}), **above}
     return {name: value for name, value in merged.items() if name not in ROLES or value}
+
+
+def _without(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the distance that another one replaces."""
+    other = {"sod": "oid", "oid": "sod"}
+    replaced = {other.get(name) for name, value in over.items() if value is not None}
+    return {name: value for name, value in base.items() if name not in replaced}
 
 
 def _mapping(name: str, values: Any) -> Mapping[str, Any]:
@@ -176,7 +214,10 @@ def _check(prefix: str, values: Mapping[str, Any]) -> None:
     try:
         Overrides(**_stated(values))
     except ValidationError as error:
-        name = str(error.errors(include_input=False, include_context=False)[0]["loc"][0])
+        found = error.errors(include_input=False, include_context=False)[0]
+        if not found["loc"]:
+            raise ValueError(f"overrides: {prefix}{_BOTH_DISTANCES}") from None
+        name = str(found["loc"][0])
         raise ValueError(f"override {prefix}{name} must be {_WANTED[name]}") from None
 
 

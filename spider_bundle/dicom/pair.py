@@ -9,6 +9,7 @@ from pathlib import Path
 from spider_bundle.dicom.acquisition_geometry import AcquisitionGeometry, acquisition_geometry
 from spider_bundle.dicom.checks import acquisition_findings, refusal
 from spider_bundle.dicom.film import Film, describe
+from spider_bundle.dicom.localiser import localiser_geometry, place_pair
 from spider_bundle.dicom.overrides import ROLES, Overrides, PairOverrides
 from spider_bundle.dicom.studies import PUBLIC_KEY, identity_findings, key_of
 from spider_bundle.dicom.view import ViewInfo, view_info
@@ -44,6 +45,11 @@ class PairedFilm:
     def is_placed(self) -> bool:
         """Whether view and geometry are known."""
         return self.geometry is not None and self.geometry.view is not None
+
+    @property
+    def is_localiser(self) -> bool:
+        """Whether this is a localiser that is placed."""
+        return self.is_placed and self.film is not None and self.film.ct is not None
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,9 @@ def pair_films(
         first, second = second, first
     frontal, lateral = judge_film(first, overrides.frontal), judge_film(second, overrides.lateral)
     found = _pair_findings(frontal, lateral)
+    if frontal.is_localiser and lateral.is_localiser and _is_pair(frontal, lateral):
+        frontal, lateral, placing = place_pair(frontal, lateral)
+        found += placing
     name = "" if isinstance(first, SpiderError) else key_of(first.identifiers, key)
     return FilmPair(frontal, lateral, tuple(found), name)
 
@@ -162,7 +171,8 @@ def judge_film(film: Film | SpiderError, overrides: Overrides) -> PairedFilm:
         return PairedFilm(None, overrides, _UNPLACED, None, (refused,))
     film = film.at(overrides.frame)
     info = view_info(film, overrides)
-    geometry = acquisition_geometry(film, info, overrides)
+    derive = acquisition_geometry if film.ct is None else localiser_geometry
+    geometry = derive(film, info, overrides)
     found = (*acquisition_findings(film, info.role), *geometry.findings)
     return PairedFilm(film, overrides, info, geometry, found)
 
@@ -189,6 +199,11 @@ def _swapped(films: tuple[Film | SpiderError, Film | SpiderError], pair: PairOve
     )
 
 
+def _is_pair(frontal: PairedFilm, lateral: PairedFilm) -> bool:
+    """Return whether the views are known to be a frontal and a lateral one."""
+    return frontal.info.kind == "frontal" and lateral.info.kind == "lateral"
+
+
 def _pair_findings(frontal: PairedFilm, lateral: PairedFilm) -> list[Finding]:
     """Check two films that are placed against each other."""
     if not (frontal.film and frontal.geometry and frontal.geometry.view and frontal.info.position):
@@ -197,13 +212,14 @@ def _pair_findings(frontal: PairedFilm, lateral: PairedFilm) -> list[Finding]:
         return []
     found = []
     first, second = frontal.info.position, lateral.info.position
-    is_pair = first.is_frontal and not second.is_frontal
-    if not is_pair:
+    if frontal.is_localiser != lateral.is_localiser:
+        found.append(finding(Code.MIXED_KINDS, _PAIR, "a radiograph and a localiser"))
+    if not _is_pair(frontal, lateral):
         message = f"{CODES[Code.NOT_A_PAIR].condition}: {first.value} and {second.value}"
         found.append(finding(Code.NOT_A_PAIR, _PAIR, message))
     found += identity_findings(frontal.film.identifiers, lateral.film.identifiers)
     angle = angle_between(frontal.geometry.view, lateral.geometry.view)
-    if is_pair and abs(angle - NOMINAL_ANGLE) > ANGLE_TOLERANCE:
+    if _is_pair(frontal, lateral) and abs(angle - NOMINAL_ANGLE) > ANGLE_TOLERANCE:
         message = f"the views are {angle:.1f} degrees apart"
         found.append(finding(Code.VIEWS_NOT_ORTHOGONAL, _PAIR, message))
     sides = {frontal.film.laterality, lateral.film.laterality} - {""}

@@ -101,7 +101,7 @@ def load_pixels(dataset: pydicom.Dataset, film: Film, overrides: Overrides, role
     pixels, quantity, why = _line_integrals(
         film, header, values, attenuation, mask, overrides, stored, role
     )
-    if not header.text("PixelIntensityRelationship"):
+    if film.ct is None and not header.text("PixelIntensityRelationship"):
         found.append(finding(Code.UNKNOWN_INTENSITY_RELATIONSHIP, role))
     provenance = {
         "quantity": provenanced_value("quantity", quantity, why),
@@ -263,6 +263,8 @@ def _line_integrals(
             any head does.
     """
     relation = header.text("PixelIntensityRelationship")
+    if film.ct is not None:
+        return attenuation, TONE, "CT localiser: attenuation as the scanner processed it"
     scanned = header.text("DetectorType") == "FILM" or header.text("ConversionType") == "DF"
     physical = film.for_processing or film.kind in ("XA", "XRF", "Enhanced XA", "Enhanced XRF")
     if scanned or not physical:

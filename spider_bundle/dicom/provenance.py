@@ -17,7 +17,11 @@ from spider_bundle.errors import Finding
 OVERRIDE = "override"
 """Source of what an operator stated."""
 
-_UNITS = {"sdd": "mm", "sod": "mm", "pitch": "mm", "positioner_angles": "deg"}
+_UNITS = {
+    **dict.fromkeys(("sdd", "sod", "oid", "pitch", "axis"), "mm"),
+    "positioner_angles": "deg",
+    "scale_uncertainty": "%",
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class ProvenancedValue:
         source: ``attribute`` (read from the file), ``default``, ``override`` (set by the user) or
             ``derived`` (computed from others).
         attribute: DICOM keyword it came from, or why it was chosen.
-        unit: Unit, ``mm`` or ``deg``.
+        unit: Unit, ``mm``, ``deg`` or ``%``.
     """
 
     value: float | str | Sequence[float] | None
@@ -73,6 +77,8 @@ class Provenance:
         findings: Warnings, of both radiographs and of the pair.
         read_seconds: Time that reading took.
         source_identity: Patient and study, if the operator asked to keep them.
+        isocentre: Where the isocentre lies in the scanner's frame, LPS mm; None where the images
+            carry no such frame, and its origin is the isocentre.
     """
 
     views: tuple[ViewProvenance, ViewProvenance]
@@ -82,6 +88,7 @@ class Provenance:
     findings: tuple[Finding, ...]
     read_seconds: float
     source_identity: SourceIdentity | None = None
+    isocentre: tuple[float, float, float] | None = None
 
 
 def provenanced_value(name: str, value: object, source: str) -> ProvenancedValue:

@@ -21,6 +21,7 @@ from spider_bundle.dicom.header import (
     begins_as_dicom,
     is_sop_class,
 )
+from spider_bundle.dicom.localiser_choice import choose_pair
 from spider_bundle.dicom.overrides import Overrides
 from spider_bundle.dicom.view import ViewInfo, view_info
 from spider_bundle.errors import CODES, Code, Finding, Severity, SpiderError, finding
@@ -72,6 +73,9 @@ class Study:
         films: All its radiographs.
         findings: What stands against it; without an error it can be read as a pair.
         lacks_view: Whether no film is frontal, or none lateral; it may still arrive.
+        is_skipped: Whether this is a CT study without a pair of localisers of the head, which
+            nobody meant to be read unless it was named (E27).
+        slices: The other CT images of a CT study.
     """
 
     key: str
@@ -80,6 +84,8 @@ class Study:
     films: tuple[Film, ...] = field(repr=False)
     findings: tuple[Finding, ...]
     lacks_view: bool
+    is_skipped: bool = False
+    slices: tuple[Film, ...] = field(default=(), repr=False)
 
     @property
     def is_complete(self) -> bool:
@@ -152,12 +158,14 @@ class Studies:
         refusals: Files and folders that may hold radiographs and cannot be read.
         foreign_files: Number of files that are not DICOM objects.
         other_objects: Number of DICOM files of each modality that are not radiographs.
+        skipped: CT studies without a pair of localisers of the head.
     """
 
     studies: tuple[Study, ...]
     refusals: tuple[Refusal, ...]
     foreign_files: int
     other_objects: dict[str, int]
+    skipped: tuple[Study, ...] = ()
 
 
 def find_studies(
@@ -167,6 +175,7 @@ def find_studies(
     allow_secondary_capture: bool = False,
     frames: Collection[int] = (),
     keep_identity: bool = False,
+    kind: str = "",
 ) -> Studies:
     """Find the radiographs below folders and group them by study, reading headers only.
 
@@ -179,12 +188,13 @@ def find_studies(
         allow_secondary_capture: Accept secondary captures.
         frames: See :func:`~.film.describe`, as for the next.
         keep_identity: Whether to read the identity of patient and study.
+        kind: See :func:`group`.
 
     Raises:
         FileNotFoundError: A path does not exist, or is empty.
     """
     roots = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    films = []
+    films, slices = [], []
     refusals: dict[str, Refusal] = {}  # copies of one file have one name
     foreign = 0
     other: Counter[str] = Counter()
@@ -204,8 +214,16 @@ def find_studies(
             films.append(found)
         else:
             other[found.modality] += 1
-    studies = group(without_copies(films), key)
-    return Studies(studies, tuple(refusals.values()), foreign, dict(other))
+            if found.ct is not None:
+                slices.append(found)
+    studies = group(without_copies(films), key, slices, kind)
+    return Studies(
+        tuple(study for study in studies if not study.is_skipped),
+        tuple(refusals.values()),
+        foreign,
+        dict(other),
+        tuple(study for study in studies if study.is_skipped),
+    )
 
 
 def examine(
@@ -311,23 +329,66 @@ def data_set_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def group(films: Iterable[Film], key: str = PUBLIC_KEY) -> tuple[Study, ...]:
-    """Group radiographs by study.
+def group(
+    films: Iterable[Film], key: str = PUBLIC_KEY, slices: Iterable[Film] = (), kind: str = ""
+) -> tuple[Study, ...]:
+    """Group radiographs and localisers by study.
 
     Two studies of one accession number and one patient that lack a view each are put together.
 
     Args:
-        films: All radiographs of an input, without copies.
+        films: All radiographs and localisers of an input, without copies.
         key: See :func:`study_key`.
+        slices: Its other CT images, which tell what the localisers of their study show.
+        kind: ``radiograph`` or ``localiser``, what to take of a study that holds both.
 
     Returns:
-        The studies in the order of their first film.
+        The studies in the order of their first film; CT studies without radiographs last.
     """
     groups: dict[str, list[_Named]] = {}
+    scans: dict[str, list[Film]] = {}
+    localisers: dict[str, list[Film]] = {}
+    for film in slices:
+        scans.setdefault(film.identifiers.study, []).append(film)
     for film in films:
-        named = _Named(film, view_info(film, Overrides()))
-        groups.setdefault(film.identifiers.study, []).append(named)
-    return tuple(_study(members, key) for members in _joined(groups.values()))
+        if film.ct is not None:
+            localisers.setdefault(film.identifiers.study, []).append(film)
+        else:
+            named = _Named(film, view_info(film, Overrides()))
+            groups.setdefault(film.identifiers.study, []).append(named)
+    if kind == "localiser":
+        groups = {study: named for study, named in groups.items() if study not in localisers}
+    elif kind == "radiograph":
+        localisers = {study: these for study, these in localisers.items() if study not in groups}
+    mixed = [study for study in groups if study in localisers]
+    found = [_mixed_study(groups.pop(study), localisers.pop(study), key) for study in mixed]
+    found += [_study(members, key) for members in _joined(groups.values())]
+    for study in dict.fromkeys((*localisers, *scans)):
+        if study not in groups and study not in mixed:
+            found.append(_ct_study(localisers.get(study, []), scans.get(study, []), key))
+    return tuple(found)
+
+
+def _mixed_study(members: Sequence[_Named], localisers: Sequence[Film], key: str) -> Study:
+    """Return a study that holds radiographs and localisers; refused (E29)."""
+    message = f"{len(members)} radiographs and {len(localisers)} localisers"
+    found = finding(Code.MIXED_KINDS, _PAIR, message)
+    films = (*(member.film for member in members), *localisers)
+    return Study(key_of(films[0].identifiers, key), None, None, films, (found,), False)
+
+
+def _ct_study(localisers: Sequence[Film], slices: Sequence[Film], key: str) -> Study:
+    """Return the study of one CT examination."""
+    choice = choose_pair(localisers, slices)
+    films = tuple(localisers)
+    name = key_of((films or tuple(slices))[0].identifiers, key)
+    if choice.pair is None:
+        assert choice.found is not None
+        is_skipped = choice.found.code is Code.NO_HEAD_LOCALISERS
+        return Study(name, None, None, films, (choice.found,), False, is_skipped)
+    frontal, lateral = choice.pair
+    found = identity_findings(frontal.identifiers, lateral.identifiers)
+    return Study(name, frontal, lateral, films, tuple(found), False, slices=tuple(slices))
 
 
 @dataclass(frozen=True)

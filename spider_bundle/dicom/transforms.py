@@ -113,6 +113,7 @@ def single_pair(
         allow_secondary_capture=overrides.allow_secondary_capture,
         frames=overrides.frames,
         keep_identity=keep_identity,
+        kind=overrides.kind,
     )
     if found.refusals:  # what cannot be read may be of another study, or of this one
         codes = ", ".join(sorted({code for refusal in found.refusals for code in refusal.codes}))
@@ -121,11 +122,12 @@ def single_pair(
         for refusal in found.refusals:  # notes are in the traceback only
             error.add_note(f"{', '.join(refusal.codes)}: {', '.join(map(str, refusal.files))}")
         raise error
-    if len(found.studies) != 1:
-        number = f"{len(found.studies)} studies" if found.studies else "no radiographs"
+    studies = found.studies or found.skipped
+    if len(studies) != 1:
+        number = f"{len(studies)} studies" if studies else "no radiographs"
         message = f"{number} in the folder instead of one"
         raise SpiderError(Code.NOT_A_PAIR, message, role="pair")
-    (study,) = found.studies
+    (study,) = studies
     if study.pair is None or not study.is_complete:
         raise SpiderError(study.findings)
     return pair_films(study.pair, overrides, key=key)

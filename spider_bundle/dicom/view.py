@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from spider_bundle.dicom.ct_image import CTImage
 from spider_bundle.dicom.film import Film
 from spider_bundle.dicom.header import EMPTY
 from spider_bundle.dicom.overrides import Overrides
@@ -50,6 +51,13 @@ _OBLIQUE_WORDS = (
     *("CALDWELL", "TOWNE", "WATERS", "STENVERS", "SCHUELLER", "SCHULLER", "MAYER", "RHESE"),
     *("LAW", "HAAS", "HIRTZ"),
 )
+# The beam runs away from the tube.
+_TUBE_SIDES = {
+    "A": ViewPosition.AP,
+    "P": ViewPosition.PA,
+    "R": ViewPosition.LL,
+    "L": ViewPosition.RL,
+}
 # Positioner primary angle of each nominal view (DICOM C.8.7.5.1.2).
 NOMINAL_PRIMARY = {
     ViewPosition.PA: 0.0,
@@ -96,11 +104,14 @@ def view_info(film: Film, overrides: Overrides) -> ViewInfo:
     """Decide the view of a radiograph.
 
     The order is override, ViewCodeSequence, ViewPosition, positioner angles, PatientOrientation.
-    The last tells frontal from lateral only, not the side that the beam came from.
+    The last tells frontal from lateral only, not the side that the beam came from. The view of a
+    localiser follows from its plane and the side of the tube.
 
     Returns:
         The view. ``position`` is None for views that are unknown, oblique or half known.
     """
+    if film.ct is not None:
+        return _localiser_view(film.ct, overrides)
     if overrides.view is not None:
         return _named_view(overrides.view, OVERRIDE, film.angles)
     for keyword in ("PositionerPrimaryAngle", "PositionerSecondaryAngle"):
@@ -129,6 +140,22 @@ def view_info(film: Film, overrides: Overrides) -> ViewInfo:
                 reason = f"{kind} by its orientation, but {names} is not stated"
                 return ViewInfo(kind, None, "PatientOrientation", reason)
     return ViewInfo("unknown", None, "", "no attribute states the view")
+
+
+def _localiser_view(image: CTImage, overrides: Overrides) -> ViewInfo:
+    """Return the view of a localiser: its plane, and the side of the tube or its override."""
+    kind = image.plane
+    if kind not in ("frontal", "lateral"):
+        return ViewInfo("other", None, "ImageOrientationPatient", "an oblique plane")
+    side, source, reason = image.tube_side()
+    position = _TUBE_SIDES.get(overrides.tube_side or side)
+    if overrides.tube_side is not None or overrides.view is not None:
+        source = OVERRIDE
+        position = position if overrides.tube_side is not None else overrides.view
+    if position is not None and position.is_frontal != (kind == "frontal"):
+        said = "the stated side" if source == OVERRIDE else source
+        return ViewInfo(kind, None, source, f"{said} contradicts the plane of a {kind} localiser")
+    return ViewInfo(kind, position, source, "" if position else reason)
 
 
 def orientation_letters(values: tuple[str, ...]) -> tuple[str, str] | None:

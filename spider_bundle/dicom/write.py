@@ -13,6 +13,7 @@ import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from spider_bundle.dicom.ct_image import CT_CLASSES, gantry_angle
 from spider_bundle.dicom.header import DX_FOR_PROCESSING
 from spider_bundle.dicom.view import rotation_from_nominal
 from spider_bundle.geometry import (
@@ -22,9 +23,11 @@ from spider_bundle.geometry import (
     isocentric_view,
     orientation_vector,
 )
+from spider_bundle.slot_view import SlotView
 
 CR_IMAGE = "1.2.840.10008.5.1.4.1.1.1"
 DX_FOR_PRESENTATION = "1.2.840.10008.5.1.4.1.1.1.1"
+CT_IMAGE = CT_CLASSES[0]
 
 #: Stored intensity of direct exposure relative to the largest stored value.
 DIRECT_EXPOSURE = 0.95
@@ -36,6 +39,14 @@ _VIEW_CODES = {
     ViewPosition.AP: ("399348003", "antero-posterior"),
     ViewPosition.LL: ("399173006", "left lateral"),
     ViewPosition.RL: ("399198007", "right lateral"),
+}
+
+# Manufacturer, further values of ImageType, ScanOptions.
+_SCANNERS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "Philips": ("Philips", (), "SURVIEW"),
+    "GE": ("GE MEDICAL SYSTEMS", (), "SCOUT MODE"),
+    "Canon": ("CANON_MEC", (), "SCANOSCOPE"),
+    "Siemens": ("SIEMENS", ("CT_SOM5 TOP",), "TOPOGRAM"),
 }
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -181,6 +192,76 @@ def write_cr(
     dataset.DistanceSourceToPatient = _decimal(view.sod)
     _add_geometry(dataset, view)
     save_dataset(path, dataset)
+
+
+def write_localiser(
+    path: Path | str,
+    line_integrals: npt.NDArray[np.floating],
+    view: SlotView,
+    position: ViewPosition,
+    identity: SyntheticIdentity,
+    *,
+    sod: float,
+    scanner: str = "Philips",
+    patient_position: str = "HFS",
+    instance_number: int = 1,
+) -> None:
+    """Write a localiser (CT Image, DICOM PS3.3 A.3); see :func:`write_dx` for the arguments.
+
+    Args:
+        path: File to write.
+        line_integrals: Shape ``view.shape``, 0 in air.
+        view: Geometry in the scanner's frame.
+        position: Its view.
+        identity: Made-up identity; all images of an examination share it and its frame.
+        sod: Distance from the source to the axis of the gantry, mm.
+        scanner: ``Philips``, which states AngularPosition; ``GE``, which states a private azimuth;
+            ``Canon``, which states TubeAngle; or ``Siemens``, which states no angle.
+        patient_position: PatientPosition; as the tube stood for it.
+        instance_number: InstanceNumber.
+    """
+    manufacturer, words, options = _SCANNERS[scanner]
+    stored = np.clip(np.rint(24 + 400 * line_integrals), 0, 4095).astype(np.uint16)
+    part = ("MONOCHROME2", CT_IMAGE, "CT", position, identity, instance_number)
+    dataset = _image(stored, 12, *part)
+    del dataset.ViewPosition, dataset.BurnedInAnnotation
+    dataset.BodyPartExamined = "HEAD"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER", *words]
+    dataset.Manufacturer, dataset.ScanOptions = manufacturer, options
+    dataset.PatientPosition, dataset.GantryDetectorTilt = patient_position, "0"
+    dataset.FrameOfReferenceUID = identity.uid("frame of reference")
+    dataset.PositionReferenceIndicator = ""
+    dataset.RescaleIntercept, dataset.RescaleSlope = "-1024", "1"
+    dataset.DistanceSourceToDetector = _decimal(view.sdd)
+    dataset.DistanceSourceToPatient = _decimal(sod)
+    scale = sod / view.sdd
+    axis = view.source + sod * position.beam
+    aside = (view.centre - axis) @ view.column_vector * scale
+    rows, columns = view.shape
+    pitch = view.spacing[1] * scale
+    corner = (
+        axis
+        + (aside - (columns - 1) / 2 * pitch) * view.column_vector
+        - (rows - 1) / 2 * view.spacing[0] * view.row_vector
+    )
+    dataset.ImagePositionPatient = [_decimal(v) for v in corner]
+    both = (*view.column_vector, *view.row_vector)
+    dataset.ImageOrientationPatient = [_decimal(v) for v in both]
+    dataset.PixelSpacing = [_decimal(view.spacing[0]), _decimal(pitch)]
+    dataset.DataCollectionDiameter = _decimal(columns * pitch)
+    _add_tube(dataset, scanner, gantry_angle(position, patient_position))
+    save_dataset(path, dataset)
+
+
+def _add_tube(dataset: Dataset, scanner: str, angle: float) -> None:
+    """State the angle of the tube, degrees, as the makes do."""
+    if scanner == "Philips":
+        dataset.AngularPosition = _decimal(angle)
+    elif scanner == "GE":
+        block = dataset.private_block(0x0019, "GEMS_ACQU_01", create=True)
+        block.add_new(0x26, "SL", round(angle))
+    elif scanner == "Canon":
+        dataset.TubeAngle = angle
 
 
 def stored_values(

@@ -132,6 +132,26 @@ def plot_case(reconstruction: Reconstruction, item: Item, path: str | Path, titl
     _save(figure, path)
 
 
+def draw_side_by_side(
+    truth: npt.NDArray[Any], reconstruction: npt.NDArray[Any], path: str | Path
+) -> None:
+    """Three planes through the middle of a CT (upper row) and of its reconstruction (lower row).
+
+    Args:
+        truth: HU, shape ``(X, Y, Z)``.
+        reconstruction: HU on the same grid.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    figure.suptitle(f"CT above, reconstruction below. {_DISCLAIMER}", fontsize="medium")
+    panels = figure.subplots(2, 3)
+    for row, hu in enumerate((truth, reconstruction)):
+        for axis in range(3):
+            where = tuple(n // 2 if i == axis else slice(None) for i, n in enumerate(hu.shape))
+            _show(panels[row, axis], _upright(hu[where]))
+    _save(figure, path)
+
+
 def _upright(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a plane of a RAS volume with head or front upwards."""
     return np.asarray(plane.T[::-1])

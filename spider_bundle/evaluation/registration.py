@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 from scipy.spatial.transform import Rotation
 
+from spider_bundle.cases.labelling import BONE_HU
 from spider_bundle.evaluation.methods import Reconstruction
 from spider_bundle.intensity import HU_WINDOW
 
@@ -95,16 +96,26 @@ def register(
     return fit
 
 
+def register_bone(
+    hu: npt.NDArray[np.floating],
+    reference: npt.NDArray[np.floating],
+    measured: npt.NDArray[np.bool_],
+    affine: FloatArray,
+) -> RigidFit:
+    """Fit the bone of a reconstruction, what is above 250 HU, to that of its reference.
+
+    The length of its translation is the position error. See :func:`register` for the arguments.
+    """
+    return register(np.maximum(hu, BONE_HU), np.maximum(reference, BONE_HU), measured, affine)
+
+
 def registered(
     reconstruction: Reconstruction,
     reference: npt.NDArray[np.floating],
     measured: npt.NDArray[np.bool_],
     affine: FloatArray,
 ) -> tuple[Reconstruction, RigidFit]:
-    """Move a reconstruction onto its reference.
-
-    HU are read by cubic interpolation, which blurs less than linear, and labels at the nearest
-    voxel; beyond the grid the border is repeated.
+    """Move a reconstruction onto its reference; see :func:`register` and :func:`moved_onto`.
 
     Args:
         reconstruction: The result, on the grid of the reference.
@@ -116,13 +127,30 @@ def registered(
         The moved result on the same grid, and the motion.
     """
     fit = register(reconstruction.hu, reference, measured, affine)
-    index = np.stack(np.meshgrid(*(np.arange(n) for n in reference.shape), indexing="ij"), axis=-1)
+    return moved_onto(reconstruction, fit, reference.shape, affine), fit
+
+
+def moved_onto(
+    reconstruction: Reconstruction, fit: RigidFit, shape: tuple[int, ...], affine: FloatArray
+) -> Reconstruction:
+    """Move a reconstruction by a fit.
+
+    HU are read by cubic interpolation, which blurs less than linear, and labels at the nearest
+    voxel; beyond the grid the border is repeated.
+
+    Args:
+        reconstruction: The result.
+        fit: The motion from the reference to the result.
+        shape: Shape of both.
+        affine: Voxel index of both to LPS mm, shape ``(4, 4)``.
+    """
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1)
     to_index = np.linalg.inv(affine)
     where = fit(index @ affine[:3, :3].T + affine[:3, 3]) @ to_index[:3, :3].T + to_index[:3, 3]
     where = np.moveaxis(where, -1, 0)
     hu = map_coordinates(np.clip(reconstruction.hu, *HU_WINDOW), where, order=3, mode="nearest")
     labels = map_coordinates(reconstruction.labels, where, order=0, mode="nearest")
-    return Reconstruction(hu.astype(np.float32), labels), fit
+    return Reconstruction(hu.astype(np.float32), labels)
 
 
 def _descend(

@@ -11,9 +11,11 @@ from fastapi import HTTPException
 from requests import RequestException
 
 RADIOGRAPHY = frozenset({"CR", "DX", "XA", "RF", "RG", "PX"})
-"""Modality (0008,0060) of series that may hold a radiograph; others are not fetched."""
+"""Modality (0008,0060) of series that may hold a radiograph. Of a study without them the
+localisers of its CT series are fetched; of others nothing."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
+_IMAGE_TYPE, _INSTANCE = "00080008", "00080018"
 _TAGS = ("0020000D", "0020000E", "00080060")  # those of _Series
 
 
@@ -24,7 +26,7 @@ class _Series(NamedTuple):
 
 
 def fetch_radiographs(client: Any, uid: str, folder: Path) -> None:
-    """Fetch the radiographs that belong together.
+    """Fetch the radiographs, or else the localisers, that belong together.
 
     A radiography system may file the two views in one series or in two. A series that holds more
     than one image is taken as it is; for a series with one image, as for a study, all series of
@@ -62,7 +64,18 @@ def _images(client: Any, uid: str) -> list[Any]:
             return images
         of_study = [s for s in _search(client, "StudyInstanceUID", study) if s.study == study]
     wanted = [s for s in of_study if s.modality in RADIOGRAPHY]
-    return [image for s in wanted for image in client.retrieve_series(s.study, s.series)]
+    if wanted:
+        return [image for s in wanted for image in client.retrieve_series(s.study, s.series)]
+    return [image for s in of_study if s.modality == "CT" for image in _localisers(client, s)]
+
+
+def _localisers(client: Any, series: _Series) -> Iterable[Any]:
+    """Fetch the localisers of a CT series, whose other images may be hundreds."""
+    for metadata in client.retrieve_series_metadata(series.study, series.series):
+        kinds = metadata.get(_IMAGE_TYPE, {}).get("Value") or []
+        instance = (metadata.get(_INSTANCE, {}).get("Value") or [""])[0]
+        if "LOCALIZER" in kinds and "DERIVED" not in kinds and _UID.fullmatch(str(instance)):
+            yield client.retrieve_instance(series.study, series.series, instance)
 
 
 def _search(client: Any, keyword: str, uid: str) -> Iterable[_Series]:

@@ -54,11 +54,14 @@ class DicomIdentity:
         source: Patient, study and radiographs, if the operator keeps the identity; otherwise the
             objects belong to a new patient and a new study and name nothing of the old ones.
         weights_sha256: Hash of the weights, for the derivation description.
+        in_scanner_frame: Whether the results lie in the frame of reference of the source, which
+            is kept with the identity and otherwise one of the study's own.
     """
 
     study_key: str
     source: SourceIdentity | None = None
     weights_sha256: str | None = None
+    in_scanner_frame: bool = False
 
 
 class AxialVolume(NamedTuple):
@@ -239,6 +242,10 @@ def _header(
     dataset.BodyPartExamined = "HEAD"
     dataset.PatientPosition = "HFS"
     dataset.PositionReferenceIndicator = ""
+    if identity.in_scanner_frame:
+        kept = identity.source.frame_of_reference if identity.source else ""
+        own = derived_uid(identity.study_key, "frame of reference")
+        dataset.FrameOfReferenceUID = kept or own
     dataset.AcquisitionNumber = None
     dataset.KVP = None
     if identity.source is not None and identity.source.references:
@@ -276,8 +283,9 @@ def _slice(header: Dataset, pixels: npt.NDArray[np.int16], seed: str) -> FileDat
     dataset = FileDataset("", header, file_meta=meta, preamble=b"\0" * 128)
     dataset.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     dataset.SeriesInstanceUID = derived_uid(seed, "series")
-    # of this series alone: nothing says that two reconstructions place the head alike
-    dataset.FrameOfReferenceUID = derived_uid(seed, "frame of reference")
+    if "FrameOfReferenceUID" not in dataset:
+        # of this series alone: nothing says that two reconstructions place the head alike
+        dataset.FrameOfReferenceUID = derived_uid(seed, "frame of reference")
     dataset.PixelData = pixels.tobytes()
     dataset["PixelData"].VR = "OW"
     return dataset

@@ -136,6 +136,58 @@ def write_index(
     return target
 
 
+@dataclass(frozen=True)
+class ValidationEntry:
+    """One study of a validation.
+
+    Attributes:
+        study_key: Keyed hash of the study.
+        code: Why it was not scored; empty if it was.
+        detail: The same in words.
+        scores: Scores after registration by name.
+        shift_mm: Length of the translation of the rigid fit.
+        turn_degrees: Angle of its rotation.
+        picture: CT and reconstruction side by side, PNG.
+    """
+
+    study_key: str
+    code: str
+    detail: str
+    scores: Mapping[str, float | None]
+    shift_mm: float | None
+    turn_degrees: float | None
+    picture: Path | None
+
+
+def write_validation_page(
+    path: Path, entries: Sequence[ValidationEntry], table: str, remarks: Sequence[str]
+) -> None:
+    """Write the page of a validation, atomically.
+
+    Args:
+        path: The page.
+        entries: The studies.
+        table: The table of the means, markdown.
+        remarks: What it does not hold, in words.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    cells = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    pictures = [
+        _data_url("image/png", entry.picture.read_bytes()) if entry.picture else ""
+        for entry in entries[:MAXIMUM_PICTURES]
+    ] + [""] * max(0, len(entries) - MAXIMUM_PICTURES)
+    page = _render(
+        "validation.html",
+        entries=list(zip(entries, pictures, strict=True)),
+        head=cells[0] if cells else [],
+        rows=cells[2:],
+        remarks=remarks,
+    )
+    write_text(path, page, errors="backslashreplace")
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(

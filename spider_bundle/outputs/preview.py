@@ -129,7 +129,7 @@ def write_preview(path: str | os.PathLike[str], result: Result, report: Report) 
         ValueError: Shapes do not fit each other.
         OSError: The file cannot be written.
     """
-    image, grid = result.image, result.grid
+    image, grid = result.image, result.centred_grid
     if image.ndim != 3 or not image.shape == result.reprojection.shape == result.mask.shape:
         raise ValueError("images, masks and reprojections need one shape (2, H, W)")
     if not result.hu.shape == result.labels.shape == grid.shape:
@@ -229,7 +229,7 @@ def views_of_plane(plane: Plane, result: Result) -> npt.NDArray[np.int64]:
     projections = [view.projection for view in result.provenance.views]
     if None in projections:
         return np.full((_PANEL, _PANEL), 2)
-    points = torch.from_numpy(_plane_points(plane, result.grid)).reshape(1, 3, -1).mT
+    points = torch.from_numpy(_plane_points(plane, result.centred_grid)).reshape(1, 3, -1).mT
     pixels = project_points(torch.tensor(projections, dtype=torch.float64)[None], points)[0]
     mask = torch.from_numpy(result.mask)[:, None].double()
     # grid_sample counts from edge to edge of the image, columns first
@@ -332,10 +332,10 @@ def _draw_radiographs(picture: Image.Image, draw: ImageDraw.ImageDraw, result: R
 
 def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> bool:
     """Draw the planes; return whether anything is hatched."""
-    _, side = plane_frame(result.grid)
+    _, side = plane_frame(result.centred_grid)
     is_hatched = False
     for column, plane in enumerate(PLANES, start=2):
-        *views, position = render_plane(plane, result.hu, result.labels, result.grid)
+        *views, position = render_plane(plane, result.hu, result.labels, result.centred_grid)
         hatched = _hatched(views_of_plane(plane, result))
         is_hatched |= bool(hatched.any())
         for row, view in enumerate(views):
@@ -350,8 +350,8 @@ def _draw_planes(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result
 
 def _draw_surfaces(picture: Image.Image, draw: ImageDraw.ImageDraw, result: Result) -> None:
     """Draw the bones as seen from in front and from the left, at the scale of the planes."""
-    centre, side = plane_frame(result.grid)
-    views, affine = render_surfaces(result.labels, result.grid)
+    centre, side = plane_frame(result.centred_grid)
+    views, affine = render_surfaces(result.labels, result.centred_grid)
     scale = _PANEL / side
     for row, (view, plane, name) in enumerate(
         zip(views, PLANES[1:], ("From in front", "From the left"), strict=True)

@@ -39,6 +39,10 @@ INTENDED_USE: str = get_args(IntendedUse)[0]
 ISOCENTRIC = (
     "isocentric: the central rays of both views are taken to meet at the origin of patient space"
 )
+SCANNER_FRAME = (
+    "scanner's frame: the results lie in the frame of reference of the localisers, about the "
+    "head's centre as it was found in both"
+)
 NO_COMMON_FRAME = (
     "no common frame of reference: the radiographs do not say where they lie relative to each "
     "other; their relation follows from the nominal geometry"
@@ -97,8 +101,9 @@ class ViewEntry(ReportModel):
     role: Literal["frontal", "lateral"]
     view_position: Literal["AP", "PA", "LL", "RL"]
     geometry: ByName[SourcedValue]
-    projection: tuple[Row, Row, Row] | None = None
-    """LPS mm to (column, row) of the network's image."""
+    projection: tuple[Row, Row, Row] | tuple[Row, Row, Row, Row] | None = None
+    """LPS mm about the isocentre to (column, row) of the network's image: numerators and their
+    denominator, or of a localiser both denominators."""
 
 
 class FindingEntry(ReportModel):
@@ -119,6 +124,9 @@ class GridEntry(ReportModel):
     spacing_mm: tuple[Length, Length, Length]
     affine_ras: tuple[Row, Row, Row, Row]
     """Voxel index to RAS mm."""
+    isocentre_lps_mm: tuple[Real, Real, Real] | None = None
+    """Where the isocentre, the origin of ``projection``, lies in the scanner's frame; null where
+    the images carry no such frame and the isocentre is the origin."""
 
 
 class IntensityEntry(ReportModel):
@@ -225,12 +233,16 @@ def build_report(result: Result) -> Report:
             "weights_sha256": result.weights_sha256,
             "device": result.device,
             "views": [asdict(view) for view in provenance.views],
-            "assumptions": [ISOCENTRIC, *[NO_COMMON_FRAME][: provenance.isocentric_assumed]],
+            "assumptions": [
+                ISOCENTRIC if provenance.isocentre is None else SCANNER_FRAME,
+                *[NO_COMMON_FRAME][: provenance.isocentric_assumed],
+            ],
             "findings": [found.facts() for found in provenance.findings],
             "grid": {
                 "shape": grid.shape,
                 "spacing_mm": np.asarray(grid.spacing).tolist(),
                 "affine_ras": grid.ras_affine.tolist(),
+                "isocentre_lps_mm": provenance.isocentre,
             },
             "labels": _labels(result),
             "reprojection": result.consistency,

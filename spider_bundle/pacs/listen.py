@@ -25,6 +25,7 @@ from pynetdicom import evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from spider_bundle.batch.stop import StopRequest
+from spider_bundle.dicom.ct_image import ct_image
 from spider_bundle.dicom.header import MAXIMUM_READS, FilmStream, Header
 from spider_bundle.dicom.studies import PUBLIC_KEY, study_key
 from spider_bundle.errors import Code, SpiderError
@@ -62,6 +63,8 @@ _POLL_SECONDS = 0.1
 _QUICK_READS = 20_000
 
 _OUTCOMES = ("stored", "unchanged", "replaced")
+_DROPPED = "dropped"
+"""Outcome of a CT object that is no localiser: taken from its sender, counted, and not kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -142,7 +145,7 @@ class Listener:
         self._titles = {checked_title(title) for title in options.allow}
         self._lock = threading.Lock()
         self._long_headers = threading.Lock()
-        self._counts = dict.fromkeys((*_OUTCOMES, "refused", "rejected"), 0)
+        self._counts = dict.fromkeys((*_OUTCOMES, _DROPPED, "refused", "rejected"), 0)
         private = self._spool / LISTEN_FOLDER
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._stack = ExitStack()
@@ -303,7 +306,7 @@ class Listener:
             names: Receives the hashes that name the study and the object.
 
         Returns:
-            ``stored``, ``unchanged`` or ``replaced``.
+            ``stored``, ``unchanged``, ``replaced`` or ``dropped``.
 
         Raises:
             _RefusedError: It is not stored.
@@ -320,10 +323,12 @@ class Listener:
             raise
         except Exception:  # pydicom raises nearly every kind of exception on damaged data
             raise _RefusedError(Code.INVALID_OBJECT, CANNOT_UNDERSTAND) from None
-        study, instance = identifiers
+        study, instance, is_wanted = identifiers
         key = self._options.key
         names["study_key"] = study_key(study or instance, key)
         names["object"] = pseudonym(key, instance)[:32]
+        if not is_wanted:
+            return _DROPPED
         path = self._spool / names["study_key"] / f"{names['object']}.dcm"
         try:
             return self._write(path, content)
@@ -364,8 +369,8 @@ class Listener:
         return title if title in self._titles else f"unnamed at {requestor.address}"
 
 
-def _identifiers(content: bytes, event: evt.Event, reads: int) -> tuple[str, str]:
-    """Return StudyInstanceUID, empty if absent, and SOPInstanceUID of an object.
+def _identifiers(content: bytes, event: evt.Event, reads: int) -> tuple[str, str, bool]:
+    """Return StudyInstanceUID, empty if absent, SOPInstanceUID, and whether an object is wanted.
 
     Raises:
         SpiderError: E01 or E02, a batch could not read it with so many reads.
@@ -380,7 +385,8 @@ def _identifiers(content: bytes, event: evt.Event, reads: int) -> tuple[str, str
         str(announced.AffectedSOPInstanceUID),
     ):
         raise _RefusedError(Code.INVALID_OBJECT, NOT_AS_ANNOUNCED)
-    return identifiers.study, identifiers.instance
+    image = ct_image(header)
+    return identifiers.study, identifiers.instance, image is None or image.is_localiser
 
 
 def listen(options: ListenOptions, started: Callable[[Listener], None] | None = None) -> int:

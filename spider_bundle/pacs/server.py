@@ -23,6 +23,7 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
 
+from spider_bundle.dicom.ct_image import CT_CLASSES
 from spider_bundle.dicom.header import SECONDARY_CAPTURE, SOP_CLASSES
 
 LONGEST_PDU = 1 << 18
@@ -53,12 +54,16 @@ def accepted_transfer_syntaxes() -> list[str]:
 
 
 def accepted_sop_classes(allow_secondary_capture: bool = False) -> list[str]:
-    """Return the UIDs of the SOP classes that :mod:`spider_bundle.dicom.film` takes."""
-    return [
+    """Return the UIDs of the SOP classes that :mod:`spider_bundle.dicom.film` takes.
+
+    CT images are among them, for the sake of localisers.
+    """
+    radiographs = [
         uid
         for uid, kind in SOP_CLASSES.items()
         if kind != SECONDARY_CAPTURE or allow_secondary_capture
     ]
+    return [*radiographs, *CT_CLASSES]
 
 
 class Entity(AE):

@@ -21,6 +21,12 @@ from spider_bundle.phantom.engine import Phantom, Primitive, aligned_frame, cyli
 FLOOR: float = -126.0
 """Where :meth:`HeadPhantom.nominal` and ``random`` cut the neck, LPS z in mm."""
 
+ISOCENTRE_IN_TEMPLATE: tuple[float, float, float] = (0.0, -14.4, -8.8)
+"""Where the isocentre of the training heads lies in the nominal head, LPS mm.
+
+Theirs is 25 mm anterior of the brainstem's centroid. Calibrated on the 57 training heads.
+"""
+
 
 @dataclass(frozen=True)
 class HeadPhantom(Phantom):

@@ -184,6 +184,15 @@ FAULTS = {
     ),
     "pitch of zero": Fault("E12!", "frontal", {"ImagerPixelSpacing": ["0", "0"]}),
     "long pixels": Fault("E12!", "frontal", {"ImagerPixelSpacing": ["1.8", "1.85"]}),
+    "distance to the detector": Fault(
+        "",
+        "lateral",
+        {"EstimatedRadiographicMagnificationFactor": None},
+        overrides={"lateral": {"oid": 200.0}},
+    ),
+    "distance to the detector beyond the tube": Fault(
+        "E14!", "lateral", overrides={"lateral": {"oid": 1250.0}}
+    ),
     "huge pixels": Fault("E12!", "frontal", {"ImagerPixelSpacing": ["2.1", "2.1"]}),
     "two pitches": Fault("E13?", "frontal", {"PixelSpacing": ["1.5", "1.5"]}),
     "no magnification": Fault(

@@ -142,3 +142,14 @@ def test_null_takes_back_what_was_stated_below() -> None:
     base = {"sdd": 1650, "lateral": {"sdd": 1700, "frame": 1}}
     merged = PairOverrides.from_mapping(merge_overrides(base, {"sdd": None, "lateral": None}))
     assert merged == PairOverrides(lateral=Overrides(frame=1))
+
+
+def test_a_stated_distance_replaces_the_other_one() -> None:
+    merged = merge_overrides({"sod": 1000, "lateral": {"oid": 90}}, {"lateral": {"sod": 900}})
+    pair = PairOverrides.from_mapping(merged)
+    assert (pair.frontal.sod, pair.frontal.oid) == (1000, None)
+    assert (pair.lateral.sod, pair.lateral.oid) == (900, None)
+    kept = PairOverrides.from_mapping(merge_overrides({"oid": 90}, {"sod": None}))
+    assert kept.frontal.oid == 90
+    with pytest.raises(ValueError, match="not both"):
+        PairOverrides.from_mapping({"sod": 1000, "oid": 90})

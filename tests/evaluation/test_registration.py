@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from spider_bundle.evaluation.methods import Reconstruction
 from spider_bundle.evaluation.metrics import psnr
-from spider_bundle.evaluation.registration import RigidFit, register, registered
+from spider_bundle.evaluation.registration import RigidFit, register, register_bone, registered
 from spider_bundle.geometry import Grid
 
 FloatArray = npt.NDArray[np.float64]
@@ -54,6 +54,16 @@ def test_known_motion_is_found(
     wrong = np.linalg.norm(fit(corners) - (corners @ turn.T + shift), axis=1)
     assert wrong.max() < 0.2  # mm, a twentieth of a voxel
     assert fit.turn_degrees == pytest.approx(np.linalg.norm(rotation), abs=0.05)
+
+
+def test_bone_is_fitted_by_itself() -> None:
+    """Soft tissue that moves the other way does not count."""
+    still = soft_body(GRID.points())
+    moved = moved_body(np.eye(3), np.array([3.0, -2.0, 1.0]))
+    away = moved_body(np.eye(3), np.array([-5.0, 0.0, 0.0]))
+    mixed = np.where(moved > 250, moved, np.minimum(away, 250))
+    fit = register_bone(mixed, still, EVERYWHERE, GRID.affine)
+    np.testing.assert_allclose(fit.translation, [3.0, -2.0, 1.0], atol=0.3)
 
 
 def test_moved_back_body_is_the_body() -> None:

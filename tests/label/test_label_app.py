@@ -95,6 +95,20 @@ class FakeDicomWeb:
         (count,) = [n for key, n in self.series.items() if key[:2] == (study, series)]
         return [_Saved() for _ in range(count)]
 
+    def retrieve_series_metadata(self, study: str, series: str) -> list[Any]:
+        (count,) = [n for key, n in self.series.items() if key[:2] == (study, series)]
+        kinds = [["ORIGINAL", "PRIMARY", "LOCALIZER"]] * 2 + [
+            ["ORIGINAL", "PRIMARY", "AXIAL"]
+        ] * count
+        return [
+            {"00080008": {"Value": kind}, "00080018": {"Value": [f"{series}.{number}"]}}
+            for number, kind in enumerate(kinds)
+        ]
+
+    def retrieve_instance(self, study: str, series: str, instance: str) -> Any:
+        self.retrieved.append(instance)
+        return _Saved()
+
 
 class _Saved:
     def save_as(self, path: Path, write_like_original: bool) -> None:
@@ -129,6 +143,13 @@ def test_both_views_are_fetched_and_no_ct(
     fetch_radiographs(client, uid, tmp_path)
     assert client.retrieved == fetched
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.dcm", "0001.dcm"]
+
+
+def test_of_a_ct_study_only_the_localisers_are_fetched(tmp_path: Path) -> None:
+    client = FakeDicomWeb({("1.3", "1.3.1", "CT"): 400, ("1.3", "1.3.2", "SR"): 1})
+    fetch_radiographs(client, "1.3", tmp_path)
+    assert client.retrieved == ["1.3.1.0", "1.3.1.1"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("uid", ["1.9", "../etc", "1.2/series", ""])

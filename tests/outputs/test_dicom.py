@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,6 +105,18 @@ def itk_series(files: list[Path]) -> Any:
     reader.SetFileNames([str(path) for path in files])
     reader.Update()
     return reader.GetOutput()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_results_in_the_scanners_frame_share_one(
+    keep: bool, volumes: Volumes, tmp_path: Path
+) -> None:
+    source = replace(SOURCE, frame_of_reference="1.2.3.77") if keep else None
+    identity = DicomIdentity(KEY, source, in_scanner_frame=True)
+    other = volumes._replace(hu=volumes.hu + 1)
+    files = [*write(tmp_path / "a", volumes, identity), *write(tmp_path / "b", other, identity)]
+    frames = {str(pydicom.dcmread(path).FrameOfReferenceUID) for path in files}
+    assert frames == ({"1.2.3.77"} if keep else {derived_uid(KEY, "frame of reference")})
 
 
 @pytest.mark.parametrize("make", ["axial", "oblique"])

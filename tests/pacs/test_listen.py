@@ -33,6 +33,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 
 from spider_bundle.batch.finder import StudyFinder
+from spider_bundle.dicom.ct_image import CT_CLASSES
 from spider_bundle.dicom.header import SOP_CLASSES
 from spider_bundle.dicom.studies import study_key
 from spider_bundle.errors import SpiderError
@@ -153,19 +154,33 @@ def test_transfer_syntaxes_are_kept(
 
 
 def test_what_is_accepted_is_what_the_reader_takes(pair: Pair, listening: Listening) -> None:
-    assert set(accepted_sop_classes(True)) == set(SOP_CLASSES)
-    assert {SOP_CLASSES[uid] for uid in accepted_sop_classes()} == set(SOP_CLASSES.values()) - {
-        "SC"
-    }
+    assert set(accepted_sop_classes(True)) == {*SOP_CLASSES, *CT_CLASSES}
+    assert {SOP_CLASSES.get(uid, "CT") for uid in accepted_sop_classes()} == {
+        *SOP_CLASSES.values(),
+        "CT",
+    } - {"SC"}
     syntaxes = accepted_transfer_syntaxes()
     assert len(set(syntaxes)) == len(syntaxes) >= 10
     assert "1.2.840.10008.1.2.1.99" not in syntaxes  # deflated
     assert "1.2.840.10008.1.2.4.70" in syntaxes  # JPEG lossless, that of most hospitals
     dataset = pydicom.dcmread(pair()[0])
-    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"  # CT
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"  # MR
     with listening() as listener, associated(listener.port, [dataset]) as association:
         assert [c.abstract_syntax for c in association.rejected_contexts] == [dataset.SOPClassUID]
         assert association.is_established
+
+
+def test_of_ct_images_only_localisers_are_kept(
+    pair: Pair, listening: Listening, spool: Path
+) -> None:
+    datasets = [pydicom.dcmread(path) for path in pair()]
+    for dataset, kind in zip(datasets, ("LOCALIZER", "AXIAL"), strict=True):
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = CT_CLASSES[0]
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", kind]
+    with listening() as listener:
+        assert send(listener.port, *datasets) == [0, 0]
+        assert (listener.counts["stored"], listener.counts["dropped"]) == (1, 1)
+    assert len(stored(spool)) == 1
 
 
 @pytest.mark.parametrize(
