@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spider_bundle.cli.ends import shown, without_traceback, written
+from spider_bundle.cli.ends import shown, without_traceback
 from spider_bundle.cli.options import (
     BundleRoot,
     CreateKeyFile,
@@ -64,7 +64,7 @@ def validate(
             weights=weights,
             bundle_root=bundle_root,
         )
-    with without_traceback(options):
+    with without_traceback("the validation", options):
         outcome, records = run(options)
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
     typer.echo(f"pages and pictures in {output / PAGE}")
@@ -89,8 +89,5 @@ def compare(
     """Score one result against the CT of the same head, as it lies and after registration."""
     from spider_bundle.batch.validate import compare as run
 
-    with (
-        shown(),
-        written("the comparison could not be written", "check the output folder and run again"),
-    ):
+    with without_traceback("the comparison"), shown():
         typer.echo(run(ct, result, output))
