@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 _MOST_WORKERS = 8
 _WORKER_BYTES = 3 << 30
-_RESULT = ("spacing", "shape", "precision", "dicom", "mesh", "html", "keep_identity")
+_RESULT = ("spacing", "shape", "precision", "exact", "dicom", "mesh", "html", "keep_identity")
 """Options that the results depend on; the inference config has them under the same names."""
 _RUN = ("limit", "stop_on_error", "time_limit", "watch", "min_free_mib")
 """Options for the audit log that no result depends on."""
@@ -47,6 +47,7 @@ class BatchOptions:
         shape: Voxels along each axis; as many as span 256 mm if not given.
         device: Device of the network; the best there is if empty.
         precision: See :func:`spider_bundle.precision.autocast`.
+        exact: Decode every voxel; see :class:`spider_bundle.inferers.VolumeInferer`.
         weights: Weights file; the bundle's if not given.
         jobs: Worker processes; each holds the network. See :func:`worker_count` if not given.
         limit: Most studies to take in this run; studies done before do not count.
@@ -86,6 +87,7 @@ class BatchOptions:
     shape: int | None = Field(default=None, gt=0)
     device: str = ""
     precision: str = "auto"
+    exact: bool = False
     weights: Path | None = None
     jobs: int | None = Field(default=None, gt=0)
     limit: int | None = Field(default=None, gt=0)

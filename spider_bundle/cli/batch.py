@@ -14,6 +14,7 @@ from spider_bundle.cli.options import (
     CreateKeyFile,
     Device,
     Dicom,
+    Exact,
     Html,
     KeepIdentity,
     KeyFile,
@@ -70,6 +71,7 @@ def batch(
     ] = None,
     device: Device = "",
     precision: Precision = "auto",
+    exact: Exact = False,
     spacing: Spacing = 2.0,
     shape: Shape = None,
     limit: Annotated[
@@ -144,6 +146,7 @@ def batch(
             shape=shape,
             device=device,
             precision=precision,
+            exact=exact,
             weights=weights,
             jobs=jobs,
             limit=limit,

@@ -47,6 +47,10 @@ Precision = Annotated[
         metavar="NAME",
     ),
 ]
+Exact = Annotated[
+    bool,
+    of_computation("--exact", help="Decode every voxel; slower, differs by less than 1 HU."),
+]
 Weights = Annotated[
     Path | None,
     existing(

@@ -26,6 +26,7 @@ class Settings(BaseModel):
         shape: Voxels along each axis; as many as span 256 mm if not given.
         device: cpu, cuda or cuda:N; the best available if empty.
         precision: auto, float32 or bfloat16.
+        exact: Decode every voxel; see :class:`spider_bundle.inferers.VolumeInferer`.
         keep_identity: Write the results for the patient and study of the radiographs, not for a new
             pseudonymous patient.
         overrides: Values that replace those of the radiographs, see
@@ -38,6 +39,7 @@ class Settings(BaseModel):
     shape: int | None = Field(default=None, gt=0)
     device: str = ""
     precision: str = "auto"
+    exact: bool = False
     keep_identity: bool = False
     overrides: dict[str, Any] = Field(default_factory=dict)
 
