@@ -184,7 +184,8 @@ def test_options_exist(page: Path) -> None:
 def test_every_option_of_a_radiograph_is_described() -> None:
     rows = first_table(section("howto_own_radiographs.md", "## State what is missing"))
     described = {option for row in rows for option in options_of(row[0])}
-    general = {"help", "output", "-o", "map", "spacing", "shape", "device", "precision", "weights"}
+    general = {"help", "output", "-o", "spacing", "shape", "device", "precision", "exact"}
+    general |= {"weights", "map"}
     general |= optional_outputs()
     shown = {o for o in spider_options("infer") if not o.startswith("no-")}
     assert described == shown - general - {"bundle-root", "inputs"}
