@@ -57,7 +57,7 @@ def refusal(film: Film, overrides: Overrides, role: str) -> Finding | None:
         return found
     if message := _size_message(film):
         return finding(Code.INVALID_PIXEL_VALUES, role, message, attribute="Rows")
-    if fault := film.faults.get("NumberOfFrames"):
+    if (fault := film.faults.get("NumberOfFrames", EMPTY)) != EMPTY:
         message = f"NumberOfFrames {fault}"
         return finding(Code.MULTIFRAME_OR_SUBTRACTED, role, message)
     frame = overrides.frame
