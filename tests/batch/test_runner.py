@@ -87,7 +87,7 @@ def test_every_study_ends_in_one_state_and_takes_no_other_down(
     ends = [r for r in caplog.records if r.name == "spider_bundle.batch.progress"]
     assert [r.getMessage().split()[0] for r in ends] == [f"{n}/7" for n in range(1, 8)]
     assert ends[0].getMessage().startswith(f"1/7 study {key_of('s5')} refused: E06 (pair) ")
-    assert Counter(r.levelname for r in ends) == {"INFO": 2, "WARNING": 2, "ERROR": 2}
+    assert Counter(r.levelname for r in ends) == {"INFO": 2, "WARNING": 2, "ERROR": 3}
     refused = json.loads((output / "refused.json").read_text())["refused"]
     assert {entry["study_key"] for entry in refused} == {key_of("s3"), key_of("s5")}
     # only what is not done is taken again, and lines are only ever added
