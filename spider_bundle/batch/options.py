@@ -116,7 +116,7 @@ class BatchOptions:
     @field_validator("*", mode="before")
     @classmethod
     def _is_no_empty_path(cls, value: Any, info: ValidationInfo) -> Any:
-        if value == "" and info.field_name not in ("device", "precision"):
+        if value == "" and info.field_name not in ("device", "precision", "kind"):
             raise ValueError("the path is empty")  # it would be the current folder
         return value
 
