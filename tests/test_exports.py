@@ -148,7 +148,7 @@ def test_onnx_without_its_packages_is_refused_with_the_way_out(
         raise optional_dependencies.PackageNotFoundError(package)
 
     monkeypatch.setattr(optional_dependencies, "version", absent)
-    with pytest.raises(SpiderError, match=r"R03 .* needs onnx .*'spider-bundle\[onnx\]'"):
+    with pytest.raises(SpiderError, match=r"R03 .* needs onnx .*'\.\[onnx\]'"):
         export_onnx(network, tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
 

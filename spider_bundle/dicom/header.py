@@ -132,12 +132,12 @@ class FilmStream(io.BufferedReader):
 
     name: Any = ""  # which pydicom asks for, and content has none
 
-    def __init__(self, source: Path | str | io.BytesIO, reads: int = MAXIMUM_READS) -> None:
+    def __init__(self, source: Path | str | io.BytesIO, reads: int | None = None) -> None:
         try:
             super().__init__(source if isinstance(source, io.BytesIO) else io.FileIO(source))
         except ValueError:  # a path with a null character
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-        self._left = reads
+        self._left = MAXIMUM_READS if reads is None else reads
         self._size = self.seek(0, os.SEEK_END)
         self.seek(0)
         try:
@@ -329,7 +329,10 @@ class Header:
         place = next((place for place in self._places if tag is not None and tag in place), None)
         if place is None or tag is None or len(self.numbers(keyword)) == count:
             return ""
-        value = getattr(place.get_item(tag), "value", None)
+        try:
+            value = getattr(place.get_item(tag), "value", None)
+        except Exception:  # pydicom raises anything on an unknown VR
+            return "is malformed"
         if value is None or isinstance(value, pydicom.Sequence):
             return EMPTY if value is None else "is malformed"
         if isinstance(value, pydicom.multival.MultiValue):

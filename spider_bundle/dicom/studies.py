@@ -274,7 +274,9 @@ def is_gone(path: Path, error: OSError) -> bool:
 def is_named_as_a_film(path: Path) -> bool:
     """Return whether a file that holds nothing is named as images are."""
     suffix = path.suffix.lower()
-    return not path.name.startswith(".") and (suffix in _FILM_SUFFIXES or suffix[1:].isdigit())
+    # hidden folders are programs' own, such as that of the listener
+    is_hidden = path.name.startswith(".") or path.parent.name.startswith(".")
+    return not is_hidden and (suffix in _FILM_SUFFIXES or suffix[1:].isdigit())
 
 
 def is_radiograph(film: Film, allow_secondary_capture: bool = False) -> bool:

@@ -182,7 +182,9 @@ def test_memory_stays_bounded(spool: Spool, tmp_path: Path, fuzz: ModuleType) ->
         sandbox.close()
     assert codes(found).count("A02") == 2
     assert "A04" not in codes(found)
-    assert all(outcome and set(outcome) <= {"E01", "E02", "E16"} for outcome in outcomes.values())
+    assert all(
+        outcome and set(outcome) <= {"E01", "E02", "E16", "E31"} for outcome in outcomes.values()
+    )
     assert intake_peak < 256 * MIB, intake_peak / MIB
     assert worker_peak < 256 * MIB, worker_peak / MIB
 
@@ -202,7 +204,8 @@ def test_largest_frame_takes_no_more_than_is_documented(
     sandbox = Sandbox([readers.__name__], memory=1 << 44)
     try:
         before = sandbox.call(readers.peak_bytes, seconds=60.0)
-        assert sandbox.call(readers.outcome, path, seconds=600.0) == []
+        # decoded, then found to be no radiograph, and larger than any detector
+        assert sandbox.call(readers.outcome, path, seconds=600.0) == ["E12", "E31"]
         peak = sandbox.call(readers.peak_bytes, seconds=60.0) - before
     finally:
         sandbox.close()

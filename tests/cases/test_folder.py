@@ -243,7 +243,8 @@ def test_the_command_tells_what_was_rejected(scans: Path, tmp_path: Path) -> Non
     assert result.exit_code == EXIT_REFUSED
     assert "0 prepared, 1 rejected" in result.output
     assert "preview.png" not in result.output
-    assert "Doe" not in result.output
+    assert "Doe" not in result.stdout
+    assert "Doe.nii.gz" in result.stderr  # for whoever named the folder
     (scan,) = json.loads((tmp_path / "out" / "report.json").read_text())["scans"]
     assert scan["code"] == "P10"
     for arguments in (["--patient-pattern", "("], ["--size", "3"], ["--validation-share", "2"]):

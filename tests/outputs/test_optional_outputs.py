@@ -150,6 +150,6 @@ def test_an_output_that_cannot_be_made_leaves_no_half_study(
     monkeypatch.setattr(study, "_write_dicom", refuse)
     code, output = infer(pair, tmp_path, "--dicom")
     assert code == EXIT_FAILED
-    assert "R01" in caplog.text
+    assert "R07 (batch) write: ValueError" in caplog.text
     assert "lanted" not in output + caplog.text
     assert {path.name for path in tmp_path.iterdir()} == {".locks", "refused.json"}

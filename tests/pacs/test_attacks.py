@@ -269,9 +269,9 @@ def test_what_a_batch_cannot_read_is_refused(
 
 
 def test_wrong_sop_classes_are_never_stored(pair: Pair, listening: Listening, spool: Path) -> None:
-    """CT, encapsulated PDF, worklist, garbage; and XA that was announced as something else."""
+    """MR, encapsulated PDF, worklist, garbage; and XA that was announced as something else."""
     dataset = pydicom.dcmread(pair()[0])
-    others = ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.104.1", "1.2.3.4.5")
+    others = ("1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.104.1", "1.2.3.4.5")
     with listening() as listener:
         for uid in (*others, "1.2.840.10008.5.1.4.31"):
             entity = AE("MODALITY")
