@@ -149,7 +149,8 @@ def test_nothing_written_names_anybody(night: Night) -> None:
         assert not found, (path.name, found)
         looked_at += 1
     assert looked_at > 30
-    assert not [secret for secret in night.secrets if secret in night.said]
+    said = night.said.replace(str(night.root / "out"), "OUT")  # which the person at it named
+    assert not [secret for secret in night.secrets if secret in said]
     key = (night.root / "key").read_text().strip()
     for path in (night.root / "out").rglob("*"):
         assert not path.is_file() or key.encode() not in path.read_bytes()
