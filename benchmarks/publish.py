@@ -40,17 +40,7 @@ HEADLINES = (
 )
 """Scores of a long table that a page shows; all of them are in a file beside it."""
 
-METADATA_SCORES = (
-    "psnr_db",
-    "ssim",
-    "mae_hu",
-    "dice_bone",
-    "dice_soft_tissue",
-    "dice_intracranial",
-    "dice_internal_air",
-    "dice_mandible",
-    "hd95_bone_mm",
-)
+METADATA_SCORES = (*HEADLINES, "dice_internal_air")
 """Means of protocol V1 that the bundle's metadata carries."""
 
 

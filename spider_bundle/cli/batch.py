@@ -152,7 +152,7 @@ def batch(
             limit=limit,
             stop_on_error=on_error == "stop",
             time_limit=time_limit,
-            kind=kind,  # type: ignore[arg-type]
+            kind=kind,
             profile=profile,
             key_file=key_file,
             create_key_file=create_key_file,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -76,7 +76,7 @@ Layers = Annotated[
     existing("--config-file", help="Config on top of the bundle's; may be repeated."),
 ]
 Kind = Annotated[
-    str,
+    Literal["", "radiograph", "localiser"],
     of_input(
         help="radiograph or localiser: what to take of a study that holds both.", metavar="KIND"
     ),

@@ -238,7 +238,7 @@ def _decode(dataset: pydicom.Dataset, frame: int, frames: int) -> npt.NDArray[np
     syntax = transfer_syntax(dataset.file_meta)
     if syntax == _JPEG_EXTENDED and dataset.get("BitsAllocated", 8) > 8:
         # pydicom 2.4 lets GDCM try, although GDCM does not support it.
-        raise NotImplementedError
+        raise ValueError("lossy JPEG of 12 bits is not supported")
     precision = _check_encoded(dataset, syntax, frame, frames)
     # All that is there is wanted; pydicom 3 would cut off what BitsStored leaves out.
     dataset.BitsStored = precision or dataset.BitsAllocated

@@ -155,16 +155,14 @@ def place_pair(
     Returns:
         Both with the axis found, and what stands against them.
     """
-    films = frontal.film, lateral.film
-    assert films[0] is not None and films[0].ct is not None  # noqa: PT018 - for the type checker
-    assert films[1] is not None and films[1].ct is not None  # noqa: PT018
+    films = [side.film for side in (frontal, lateral) if side.film is not None]
     found = []
-    frames = {film.identifiers.frame_of_reference for film in films if film}
+    frames = {film.identifiers.frame_of_reference for film in films}
     if len(frames) != 1 or "" in frames:
         message = "the two localisers are not in one frame of reference"
         found.append(_pair_finding(message, "FrameOfReferenceUID"))
     low, high = zip(
-        *(film.ct.extent(film.rows, film.pixel_spacing[0]) for film in films if film and film.ct),
+        *(film.ct.extent(film.rows, film.pixel_spacing[0]) for film in films if film.ct),
         strict=True,
     )
     if min(high) - max(low) < MINIMUM_OVERLAP:
@@ -216,7 +214,9 @@ def _placed(side: PairedFilm, axis: FloatArray, source: str) -> PairedFilm:
 
 
 def _distance(geometry: AcquisitionGeometry, name: str) -> float:
-    return float(geometry.provenance[name].value)  # type: ignore[arg-type]
+    value = geometry.provenance[name].value
+    assert isinstance(value, (int, float))  # of a localiser that is placed
+    return float(value)
 
 
 def _pair_finding(message: str, attribute: str) -> Finding:
